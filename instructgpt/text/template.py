@@ -126,14 +126,7 @@ def _split(
             cure="give messages in the order that this checkpoint was made for (often: optional system, then user "
             "and assistant in turn), or replace its chat_template",
         ) from error
-    except (
-        jinja2.TemplateError,
-        TypeError,
-        ValueError,
-        KeyError,
-        AttributeError,
-        OverflowError,
-    ) as error:
+    except Exception as error:  # a program from a file may fail in any way
         raise CheckpointError(
             f"the chat template fails: {type(error).__name__}: {error}",
             where=f"chat_template, roles {', '.join(roles)}",

@@ -1,0 +1,156 @@
+"""Keys and values of what a generation has read so far; owned by the caller, one slot a row."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from instructgpt.model.config import ModelConfig
+
+
+@dataclass(frozen=True)
+class CachePlan:
+    """Where the new tokens of one cached forward pass go and what they see; the same for every layer."""
+
+    slots: Tensor | None
+    """(R,) slot of each row; None when they are 0..R-1, so that reading is a view and copies nothing."""
+    rows: int
+    seen: int
+    """T: the longest row after this step; positions beyond it are not read."""
+    write: Tensor
+    """(N * kv_heads,) place of every new key in the cache seen as (slots * kv_heads * capacity, head_dim)."""
+    bias: Tensor | None
+    """(R, 1, new, T) 0 or -inf, added to the scores; None when every row sees all T positions."""
+    gather: Tensor | None
+    """(R, new) place of each row's new tokens in the packed batch; None when every row has exactly one."""
+    restore: Tensor
+    """(N,) place of every packed token in that rectangle."""
+    empty: bool
+    """No row has a prefix: the new tokens see only their own document (prefill)."""
+
+    def read(self, layer: Tensor) -> Tensor:
+        """Keys or values of one layer (slots, kv_heads, capacity, head_dim) -> (R, kv_heads, T, head_dim)."""
+        if self.slots is None:
+            return layer[: self.rows, :, : self.seen]
+        return layer[:, :, : self.seen].index_select(0, self.slots)
+
+    def store(self, layer: Tensor, new: Tensor) -> None:
+        """Write new keys or values (N, kv_heads, head_dim) into one layer of the cache, in place."""
+        size = new.shape[-1]
+        layer.view(-1, size).index_copy_(0, self.write, new.reshape(-1, size))
+
+
+class KVCache:
+    """Preallocated keys and values, (layers, slots, kv_heads, capacity, head_dim), and how full each slot is.
+
+    `lengths` (slots,) int64 lives on the CPU: the caller schedules with it, and reading it never waits for a device.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        slots: int,
+        capacity: int,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        shape = (config.layers, slots, config.kv_heads, capacity, config.head_dim)
+        # Zeros, not empty memory: unread places are multiplied by weight 0, and 0 * NaN would be NaN.
+        self.keys = torch.zeros(shape, dtype=dtype, device=device)
+        self.values = torch.zeros(shape, dtype=dtype, device=device)
+        self.lengths = torch.zeros(slots, dtype=torch.int64)
+
+    @property
+    def slots(self) -> int:
+        """Number of rows that fit."""
+        return self.keys.shape[1]
+
+    @property
+    def capacity(self) -> int:
+        """Tokens that fit into one slot."""
+        return self.keys.shape[3]
+
+    def reset(self, slot_indices: Tensor | Sequence[int] | int) -> None:
+        """Empty these slots."""
+        self.lengths[torch.as_tensor(slot_indices)] = 0
+
+    def move(self, source: int | Sequence[int], target: int | Sequence[int]) -> None:
+        """Copy rows: slot `target` becomes what slot `source` is (one to one, or one source to many targets)."""
+        sources = torch.as_tensor(source).reshape(-1)
+        targets = torch.as_tensor(target).reshape(-1)
+        sources = sources.expand(targets.shape)
+        filled = int(self.lengths[sources].max())
+        for stored in (self.keys, self.values):
+            stored[:, targets.to(stored.device), :, :filled] = stored[
+                :, sources.to(stored.device), :, :filled
+            ]
+        self.lengths[targets] = self.lengths[sources]
+
+    def grow(self, capacity: int) -> None:
+        """Give every slot room for `capacity` tokens; what is stored stays. Never shrinks."""
+        extra = capacity - self.capacity
+        if extra <= 0:
+            return
+        pad = (
+            0,
+            0,
+            0,
+            extra,
+        )  # last dimension (head_dim) stays, the one before it (capacity) grows at its end
+        self.keys = torch.nn.functional.pad(self.keys, pad)
+        self.values = torch.nn.functional.pad(self.values, pad)
+
+    def plan(self, lengths: Sequence[int], slots: Tensor | None) -> CachePlan:
+        """Lay out one forward pass that appends lengths[r] tokens to slot slots[r] (default: slots 0..R-1).
+
+        Raises ValueError when a row would not fit: the caller schedules and must `grow` first.
+        """
+        device = self.keys.device
+        rows = len(lengths)
+        chosen = torch.arange(rows) if slots is None else slots.to("cpu", torch.int64)
+        contiguous = slots is None or bool(torch.equal(chosen, torch.arange(rows)))
+        before = self.lengths[chosen]  # (R,)
+        added = torch.tensor(lengths)
+        after = before + added
+        seen = int(after.max())
+        if seen > self.capacity:
+            raise ValueError(f"a row of {seen} tokens does not fit a cache of capacity {self.capacity}")
+        kv_heads, new = self.keys.shape[2], max(lengths)
+        single = new == 1
+        if single:
+            row = restore = torch.arange(rows)
+            gather, place = None, before
+        else:
+            row = torch.repeat_interleave(torch.arange(rows), added)  # (N,)
+            starts = added.cumsum(0) - added
+            within = torch.arange(row.numel()) - starts[row]
+            place = before[row] + within
+            restore = row * new + within
+            gather = starts[:, None] + torch.minimum(torch.arange(new), added[:, None] - 1)  # (R, new)
+        heads = torch.arange(kv_heads)
+        write = ((chosen[row, None] * kv_heads + heads) * self.capacity + place[:, None]).view(-1)
+        bias = None
+        if not single or bool((after != seen).any()):
+            last = before[:, None] + torch.arange(new)  # (R, new) the last position each new token sees
+            hidden = torch.arange(seen) > last[:, :, None]  # (R, new, T)
+            bias = torch.zeros(hidden.shape, dtype=self.keys.dtype).masked_fill_(hidden, float("-inf"))[
+                :, None
+            ]
+        return CachePlan(
+            slots=None if contiguous else chosen.to(device),
+            rows=rows,
+            seen=seen,
+            write=write.to(device),
+            bias=None if bias is None else bias.to(device),
+            gather=None if gather is None else gather.to(device),
+            restore=restore.to(device),
+            empty=not bool(before.any()),
+        )
+
+    def advance(self, lengths: Sequence[int], slots: Tensor | None) -> None:
+        """Count the tokens that a finished forward pass has appended."""
+        chosen = torch.arange(len(lengths)) if slots is None else slots.to("cpu", torch.int64)
+        self.lengths[chosen] += torch.tensor(lengths)

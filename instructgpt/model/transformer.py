@@ -1,0 +1,193 @@
+"""The decoder-only Transformer of both families, on packed tokens.
+
+Legend: N tokens of the whole batch, D width, H heads, K key/value heads, d head size, F feed-forward width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from instructgpt.model.attention import (
+    PackedPlan,
+    cached_attention,
+    packed_attention,
+    plan_packed,
+)
+from instructgpt.model.cache import CachePlan, KVCache
+from instructgpt.model.config import ModelConfig
+
+Rotary = tuple[Tensor, Tensor]  # cosines and sines, (N, 1, d / 2) each
+
+
+class Norm(nn.Module):
+    """LayerNorm (arXiv:1607.06450) or RMSNorm (arXiv:1910.07467) over the width."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.eps = config.norm_eps
+        self.weight = nn.Parameter(torch.ones(config.width))
+        self.bias = nn.Parameter(torch.zeros(config.width)) if config.norm == "layer" else None
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """(N, D) -> (N, D)."""
+        if self.bias is None:
+            return F.rms_norm(hidden, self.weight.shape, self.weight, self.eps)
+        return F.layer_norm(hidden, self.weight.shape, self.weight, self.bias, self.eps)
+
+
+class Attention(nn.Module):
+    """Multi-head or grouped-query attention; query, key and value are one product (one launch instead of three)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.heads, self.kv_heads, self.head_dim = (
+            config.heads,
+            config.kv_heads,
+            config.head_dim,
+        )
+        rows = (config.heads + 2 * config.kv_heads) * config.head_dim
+        self.qkv = nn.Linear(config.width, rows, bias=config.attention_bias)
+        self.output = nn.Linear(config.heads * config.head_dim, config.width, bias=config.attention_bias)
+
+    def forward(
+        self,
+        hidden: Tensor,
+        rotary: Rotary | None,
+        packed: PackedPlan | None,
+        cached: CachePlan | None,
+        stored: tuple[Tensor, Tensor] | None,
+    ) -> Tensor:
+        """(N, D) -> (N, D). `packed` for tokens that see only their own document, else `cached` with `stored`."""
+        both = self.heads + self.kv_heads
+        projected = self.qkv(hidden).view(-1, both + self.kv_heads, self.head_dim)  # (N, H + 2K, d)
+        query_key, value = projected[:, :both], projected[:, both:]
+        if rotary is not None:
+            query_key = rotate(query_key, rotary)
+        query, key = query_key[:, : self.heads], query_key[:, self.heads :]
+        if cached is not None and stored is not None:
+            cached.store(stored[0], key)
+            cached.store(stored[1], value)
+        if packed is not None:
+            mixed = packed_attention(query, key, value, packed)
+        else:
+            assert cached is not None and stored is not None
+            mixed = cached_attention(query, stored[0], stored[1], cached)
+        return self.output(mixed)
+
+
+class FeedForward(nn.Module):
+    """GELU (tanh form) or SwiGLU (arXiv:2002.05202) feed-forward; SwiGLU's gate and up are one product."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.gated = config.activation == "swiglu"
+        inner = config.ffn_width * (2 if self.gated else 1)
+        self.up = nn.Linear(config.width, inner, bias=config.mlp_bias)
+        self.down = nn.Linear(config.ffn_width, config.width, bias=config.mlp_bias)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """(N, D) -> (N, D)."""
+        inner = self.up(hidden)
+        if self.gated:
+            gate, up = inner.chunk(2, dim=-1)
+            return self.down(F.silu(gate) * up)
+        return self.down(F.gelu(inner, approximate="tanh"))
+
+
+class Block(nn.Module):
+    """One pre-norm layer."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.attention_norm = Norm(config)
+        self.attention = Attention(config)
+        self.feed_norm = Norm(config)
+        self.feed = FeedForward(config)
+
+    def forward(
+        self,
+        hidden: Tensor,
+        rotary: Rotary | None,
+        packed: PackedPlan | None,
+        cached: CachePlan | None,
+        stored: tuple[Tensor, Tensor] | None,
+        dropout: float,
+    ) -> Tensor:
+        """(N, D) -> (N, D)."""
+        change = self.attention(self.attention_norm(hidden), rotary, packed, cached, stored)
+        hidden = hidden + (F.dropout(change, dropout) if dropout else change)
+        change = self.feed(self.feed_norm(hidden))
+        return hidden + (F.dropout(change, dropout) if dropout else change)
+
+
+class Transformer(nn.Module):
+    """Token ids to hidden states (after the last norm); no state beside the weights."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embedding = nn.Embedding(config.vocab_size, config.width)
+        learned = config.positions == "learned"
+        self.position_embedding = nn.Embedding(config.context, config.width) if learned else None
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.final_norm = Norm(config)
+
+    def forward(
+        self,
+        ids: Tensor,
+        positions: Tensor,
+        lengths: Sequence[int],
+        cache: KVCache | None = None,
+        slots: Tensor | None = None,
+        dropout: float = 0.0,
+    ) -> Tensor:
+        """Hidden states (N, D) of packed tokens; documents never see one another.
+
+        ids (N,) and positions (N,): all documents behind one another; position 0 is a document's first token.
+        lengths: tokens per document, each at least 1, together N.
+        cache: row r appends lengths[r] tokens to slot slots[r] (default 0..R-1), whose tokens it sees, and
+            `positions` must continue that slot. Inference only: call it under torch.inference_mode() or no_grad().
+        dropout: probability on each layer's two additions to the residual stream; only SFT passes it.
+        """
+        packed: PackedPlan | None
+        cached: CachePlan | None
+        if cache is None:
+            packed, cached = plan_packed(lengths, ids.device), None
+        else:
+            if torch.is_grad_enabled():
+                raise ValueError("a cached forward pass carries no gradients: use torch.inference_mode()")
+            cached = cache.plan(lengths, slots)
+            packed = plan_packed(lengths, ids.device) if cached.empty else None
+        hidden = self.embedding(ids)
+        rotary = None
+        if self.position_embedding is not None:
+            hidden = hidden + self.position_embedding(positions)
+        else:
+            rotary = rotary_table(positions, self.config, hidden.dtype)
+        if dropout:
+            hidden = F.dropout(hidden, dropout)
+        for number, block in enumerate(self.blocks):
+            stored = None if cache is None else (cache.keys[number], cache.values[number])
+            hidden = block(hidden, rotary, packed, cached, stored, dropout)
+        if cache is not None:
+            cache.advance(lengths, slots)
+        return self.final_norm(hidden)
+
+
+def rotary_table(positions: Tensor, config: ModelConfig, dtype: torch.dtype) -> Rotary:
+    """Cosines and sines (N, 1, d / 2) of rotary positions (arXiv:2104.09864), computed in float32."""
+    half = torch.arange(0, config.head_dim, 2, dtype=torch.float32, device=positions.device)
+    frequencies = 1.0 / config.rope_theta ** (half / config.head_dim)
+    angles = positions.float()[:, None] * frequencies  # (N, d / 2)
+    return angles.cos().to(dtype)[:, None], angles.sin().to(dtype)[:, None]
+
+
+def rotate(heads: Tensor, rotary: Rotary) -> Tensor:
+    """Turn (N, H, d) by its positions; number i is paired with number i + d / 2, as in Hugging Face Llama."""
+    cosine, sine = rotary
+    first, second = heads.chunk(2, dim=-1)
+    return torch.cat((first * cosine - second * sine, second * cosine + first * sine), dim=-1)

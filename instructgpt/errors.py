@@ -1,12 +1,12 @@
 """The exception tree. Every message says what is wrong, where, and the cure, in one paragraph.
 
-    InstructGPTError          exit code 2: the user can mend it
-    |- ConfigError            a flag, a TOML key or a value (also a ValueError)
-    |- DataError              a record, a line or a file of the user's data (also a ValueError)
-    |- CheckpointError        a model folder that is missing, foreign or damaged
-    |- StorageError           the disk: full, read-only, not permitted (also an OSError)
-    |- CheckError             a self-check refuses to go on, with its cause
-    `- Interrupted            Ctrl-C, after everything was saved; exit code 130
+InstructGPTError          exit code 2: the user can mend it
+|- ConfigError            a flag, a TOML key or a value (also a ValueError)
+|- DataError              a record, a line or a file of the user's data (also a ValueError)
+|- CheckpointError        a model folder that is missing, foreign or damaged
+|- StorageError           the disk: full, read-only, not permitted (also an OSError)
+|- CheckError             a self-check refuses to go on, with its cause
+`- Interrupted            Ctrl-C, after everything was saved; exit code 130
 """
 
 from __future__ import annotations

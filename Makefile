@@ -1,0 +1,47 @@
+# make demo [SEED=n]   set up .venv and run the whole recipe on the practice world
+# make test            set up .venv and run the tests (under 12 minutes on 2 cores)
+# make slow            the slower tests
+# make check           formatting, lint, types
+# make verify          what takes hours: three demo seeds; results go to docs/results/
+
+PYTHON ?= python3
+SEED ?= 0
+OUT ?= runs/demo
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test slow check verify clean
+
+# torch first and alone: the rest is then resolved around it. Each stamp is remade when its inputs change.
+$(VENV)/.torch: constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet "$$(grep '^torch==' constraints.txt)"
+	touch $@
+
+$(VENV)/.demo: $(VENV)/.torch pyproject.toml
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[eval]'
+	touch $@
+
+$(VENV)/.test: $(VENV)/.torch pyproject.toml
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
+	touch $@
+
+demo: $(VENV)/.demo
+	$(BIN)/instructgpt demo --out $(OUT) --seed $(SEED)
+
+test: $(VENV)/.test
+	$(BIN)/python -m pytest -q -m "not slow"
+
+slow: $(VENV)/.test
+	$(BIN)/python -m pytest -q -m slow
+
+check: $(VENV)/.test
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+verify: $(VENV)/.test
+	$(BIN)/python -m benchmarks.world
+
+clean:
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,123 @@
+"""The `instructgpt` command: verb -> module, configuration class and function; imported when called.
+
+Exit codes: 0 done, 2 a mistake that the user can mend (one paragraph on stderr), 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from typing import Any, NamedTuple
+
+from instructgpt import __version__
+from instructgpt.errors import ConfigError, InstructGPTError
+
+
+class Verb(NamedTuple):
+    """Where a verb lives: `function(config)` in `module`, where `config` is a `config_class`."""
+
+    module: str
+    config_class: str
+    function: str
+    help: str
+
+
+VERBS: dict[str, Verb] = {
+    "demo": Verb("pipeline", "DemoConfig", "demo", "the whole recipe on the built-in practice world"),
+    "run": Verb(
+        "pipeline", "RunConfig", "run", "run the stages of a TOML file in order, skipping finished ones"
+    ),
+    "tokenizer": Verb("pretrain.tokenizer", "TokenizerConfig", "train", "train a byte-level BPE tokenizer"),
+    "pretrain": Verb(
+        "pretrain.train", "PretrainConfig", "train", "train a language model from scratch on text"
+    ),
+    "sft": Verb("sft.train", "SFTConfig", "train", "instruction tuning on demonstrations"),
+    "reward": Verb("reward_model.train", "RewardConfig", "train", "train a reward model on rankings"),
+    "ppo": Verb("rlhf.train", "PPOConfig", "train", "PPO with the pretraining mix (PPO-ptx)"),
+    "best-of-n": Verb(
+        "evaluation.best_of_n", "BestOfNConfig", "run", "sample n replies, keep the best by reward"
+    ),
+    "generate": Verb(
+        "generation.run", "GenerateConfig", "run", "answer prompts from a file or the command line"
+    ),
+    "chat": Verb("generation.chat", "ChatConfig", "run", "talk to a model in the terminal"),
+    "eval": Verb(
+        "evaluation.compare", "EvalConfig", "run", "win rate of two models, perplexity, sample table"
+    ),
+    "convert": Verb(
+        "model.convert", "ConvertConfig", "convert", "import a GGUF file or a Hugging Face folder"
+    ),
+}
+
+
+def _help() -> str:
+    width = max(len(verb) for verb in VERBS)
+    lines = [f"  {verb:<{width}}  {entry.help}" for verb, entry in VERBS.items()]
+    return "\n".join(
+        [
+            f"instructgpt {__version__}: the InstructGPT recipe, complete",
+            "",
+            "usage: instructgpt VERB [--preset NAME | --config FILE.toml] [--flag value ...] [--json]",
+            "",
+            *lines,
+            "",
+            "`instructgpt VERB --help` lists a verb's flags. --json prints the summary alone on stdout.",
+        ]
+    )
+
+
+def _load(verb: str) -> tuple[type[Any], Callable[[Any], dict[str, Any]]]:
+    entry = VERBS[verb]
+    module = import_module(f"instructgpt.{entry.module}")
+    return getattr(module, entry.config_class), getattr(module, entry.function)
+
+
+def _dispatch(argv: list[str]) -> None:
+    from instructgpt.config import near, parse
+
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(_help())
+        return
+    if argv[0] in ("-V", "--version"):
+        print(__version__)
+        return
+    verb, rest = argv[0], argv[1:]
+    if verb not in VERBS:
+        raise ConfigError(f"unknown verb {verb!r}", "instructgpt", near(verb, list(VERBS)))
+    as_json = "--json" in rest
+    rest = [argument for argument in rest if argument != "--json"]
+    config_class, function = _load(verb)
+    config = parse(config_class, rest, verb)
+    summary = function(config)
+    if as_json:
+        print(json.dumps(summary, ensure_ascii=False))
+    else:
+        _show(summary)
+
+
+def _show(summary: dict[str, Any]) -> None:
+    """The summary as `key value` lines; a `table` entry (text) is printed as it is."""
+    if table := summary.get("table"):
+        print(table)
+    for key, value in summary.items():
+        if isinstance(value, float):
+            print(f"{key:<24} {value:.6g}")
+        elif isinstance(value, str | int) and key != "table":
+            print(f"{key:<24} {value}")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code."""
+    try:
+        _dispatch(list(sys.argv[1:] if argv is None else argv))
+    except InstructGPTError as error:
+        print(f"instructgpt: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("instructgpt: interrupted.", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        return 0
+    return 0

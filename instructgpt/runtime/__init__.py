@@ -1,0 +1,1 @@
+"""Where a stage runs: device, seeds, optimizer, run folder, metrics."""

@@ -1,0 +1,289 @@
+"""A stage's run folder: configuration, metrics, complete checkpoints, exact resume, Ctrl-C.
+
+    runs/NAME/STAGE/config.json                 what was asked for, with hashes of the inputs
+                    metrics.jsonl               one row a step
+                    checkpoints/step-000200/    a model folder that transformers opens, written atomically
+                        stage.json              what made it
+                        train_state/            tensors.safetensors and state.json: what resuming needs
+                    summary.json                written last: the stage is finished
+
+Nothing pickled is ever written or read.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from instructgpt import __version__
+from instructgpt.errors import CheckpointError, ConfigError, Interrupted
+from instructgpt.runtime.device import peak_memory_mib
+from instructgpt.runtime.files import hash_path, write_folder, write_json
+from instructgpt.runtime.metrics import MetricsLog, Progress
+
+# Flags that say where a run lives, not what it computes.
+_NOT_IDENTITY = {"out"}
+
+
+class RunChanged(ConfigError):
+    """The run folder holds a run with another configuration or other inputs."""
+
+
+class Run:
+    """One stage's run folder, open. Made by `open_run`; see the module's docstring for what it holds."""
+
+    def __init__(self, folder: Path, verb: str, identity: dict[str, Any]) -> None:
+        self.folder, self.verb, self.identity = folder, verb, identity
+        self.latest: Path | None = self._latest()
+        self.finished: dict[str, Any] | None = self._read_summary()
+        self._state: dict[str, Any] = {}
+        self._tensors: dict[str, Tensor] = {}
+        if self.latest is not None and self.finished is None:
+            self._state, self._tensors = _read_train_state(self.latest)
+        self.start: int = int(self._state.get("step", 0))
+        self._seconds_before = float(self._state.get("seconds", 0.0))
+        self._opened = time.monotonic()
+        self._stop = False
+        self._save_every, self._total = 0, 0
+        self._log: MetricsLog | None = None
+        self._progress: Progress | None = None
+
+    # -- resuming ------------------------------------------------------------------------------------------
+
+    def load_state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """What `save` was given at the latest checkpoint: `(state, tensors)`; both empty at a fresh start."""
+        return self._state, self._tensors
+
+    def _latest(self) -> Path | None:
+        found = sorted((self.folder / "checkpoints").glob("step-*/train_state/state.json"))
+        return found[-1].parent.parent if found else None
+
+    def _read_summary(self) -> dict[str, Any] | None:
+        path = self.folder / "summary.json"
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+    # -- the loop ------------------------------------------------------------------------------------------
+
+    def steps(self, start: int, total: int, save_every: int = 0) -> Iterator[int]:
+        """Yield step numbers `start` .. `total - 1` with a progress bar.
+
+        After Ctrl-C (or SIGTERM) the step in hand is finished, `should_save` is true once, and then
+        `Interrupted` is raised.
+        """
+        self._save_every, self._total = save_every, total
+        self._log = MetricsLog(self.folder / "metrics.jsonl", start)
+        self._progress = Progress(self.verb, total, start)
+        with _stop_signals(self._ask_to_stop):
+            try:
+                for step in range(start, total):
+                    yield step
+                    self._progress.advance()
+                    if self._stop and step + 1 < total:
+                        raise Interrupted(
+                            f"{self.verb} stopped after step {step + 1} of {total}, all of it saved",
+                            str(self.folder),
+                            "run the same command again to go on from there",
+                        )
+            finally:
+                self._progress.close()
+                self._log.close()
+
+    def _ask_to_stop(self) -> None:
+        self._stop = True
+
+    def log(self, step: int, **metrics: Any) -> None:
+        """Write one row of `metrics.jsonl`; `step` counts finished steps."""
+        assert self._log is not None and self._progress is not None, (
+            "log() belongs inside the loop over steps()"
+        )
+        self._log.write({"step": step, **metrics})
+        shown = [f"{k} {v:.4g}" for k, v in metrics.items() if isinstance(v, float)][:4]
+        self._progress.note = " ".join(shown)
+
+    @property
+    def seconds(self) -> float:
+        """Wall time spent on this run so far, over all restarts."""
+        return self._seconds_before + time.monotonic() - self._opened
+
+    # -- checkpoints ---------------------------------------------------------------------------------------
+
+    def should_save(self, step: int) -> bool:
+        """Whether a checkpoint is due after `step` finished steps: by schedule, at the end, after Ctrl-C."""
+        due = self._save_every > 0 and step % self._save_every == 0
+        return due or step == self._total or self._stop
+
+    def save(
+        self,
+        step: int,
+        write: Callable[[Path], None],
+        tensors: Mapping[str, Tensor] | None = None,
+        state: Mapping[str, Any] | None = None,
+        keep: int | None = 1,
+    ) -> Path:
+        """Write checkpoint `step` atomically and return its folder.
+
+        Args:
+            write: writes the model files (and sub-folders) into the folder it is given.
+            tensors, state: what `load_state` shall give back (optimizer moments; counters, JSON values).
+            keep: how many of the latest checkpoints stay; None keeps all, older ones without train_state.
+        """
+
+        def fill(folder: Path) -> None:
+            write(folder)
+            write_json(folder / "stage.json", {**self.identity, "step": step})
+            (folder / "train_state").mkdir()
+            contiguous = {name: t.detach().cpu().contiguous() for name, t in (tensors or {}).items()}
+            save_file(contiguous, folder / "train_state" / "tensors.safetensors")
+            full = {**(state or {}), "step": step, "seconds": self.seconds}
+            write_json(folder / "train_state" / "state.json", full)
+
+        path = self.checkpoint(step)
+        write_folder(path, fill)
+        self.latest = path
+        self._prune(keep)
+        return path
+
+    def checkpoint(self, step: int) -> Path:
+        """The folder of checkpoint `step`."""
+        return self.folder / "checkpoints" / f"step-{step:06d}"
+
+    def _prune(self, keep: int | None) -> None:
+        folders = sorted((self.folder / "checkpoints").glob("step-*"))
+        for folder in folders[: -(keep or 1)]:
+            unwanted = folder / "train_state" if keep is None else folder
+            if unwanted.exists():
+                # Renamed first, so that a kill in the middle leaves no half checkpoint under a good name.
+                trash = self.folder / "checkpoints" / f".{folder.name}.trash"
+                unwanted.rename(trash)
+                shutil.rmtree(trash)
+
+    def finish(self, summary: Mapping[str, Any]) -> dict[str, Any]:
+        """Write `summary.json` (with time and peak memory added), which marks the stage as finished."""
+        full = {
+            "verb": self.verb,
+            "out": str(self.folder),
+            **summary,
+            "seconds": round(self.seconds, 2),
+            "peak_memory_mib": round(peak_memory_mib(), 1),
+        }
+        write_json(self.folder / "summary.json", full)
+        self.finished = full
+        return full
+
+
+@contextmanager
+def open_run(out: str | Path, verb: str, config: Any, inputs: Mapping[str, str | Path]) -> Iterator[Run]:
+    """Open or reopen the run folder `out` for stage `verb`.
+
+    Args:
+        config: the stage's frozen dataclass.
+        inputs: name -> file or folder that the result depends on; their contents are hashed. A
+            comma-separated list of files counts as all of them; an empty string as nothing.
+
+    Raises:
+        ConfigError: no folder was named.
+        RunChanged: the folder holds a run with another configuration or other inputs.
+    """
+    if not str(out):
+        raise ConfigError("no run folder was named", "--out", "give one, for example --out runs/mine/" + verb)
+    folder = Path(out)
+    identity = _identity(verb, config, inputs)
+    known = folder / "config.json"
+    if known.exists():
+        _compare(json.loads(known.read_text(encoding="utf-8")), identity, folder)
+    else:
+        write_json(known, identity)
+    for leftover in (folder / "checkpoints").glob(".step-*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    yield Run(folder, verb, identity)
+
+
+def final_checkpoint(folder: str | Path) -> Path:
+    """The model folder meant by `folder`: itself, or the checkpoint that a finished stage's summary names.
+
+    Raises:
+        CheckpointError: there is no model there.
+    """
+    folder = Path(folder)
+    if (folder / "config.json").exists() and (folder / "model.safetensors").exists():
+        return folder
+    if list(folder.glob("model*.safetensors*")):
+        return folder
+    summary = folder / "summary.json"
+    if summary.exists():
+        named = json.loads(summary.read_text(encoding="utf-8")).get("checkpoint")
+        if named:
+            return folder / named
+    cure = (
+        "name a checkpoint folder (with config.json and model.safetensors) or the folder of a finished stage"
+    )
+    what = "there is no such folder" if not folder.exists() else "no finished model is in this folder"
+    raise CheckpointError(what, str(folder), cure)
+
+
+def _identity(verb: str, config: Any, inputs: Mapping[str, str | Path]) -> dict[str, Any]:
+    values = asdict(config) if is_dataclass(config) and not isinstance(config, type) else dict(config)
+    hashes = {}
+    for name, value in inputs.items():
+        parts = [part for part in str(value).split(",") if part]
+        hashes[name] = "+".join(hash_path(part) for part in parts)
+    kept = {k: list(v) if isinstance(v, tuple) else v for k, v in values.items() if k not in _NOT_IDENTITY}
+    return {"verb": verb, "version": __version__, "config": kept, "inputs": hashes}
+
+
+def _compare(old: dict[str, Any], new: dict[str, Any], folder: Path) -> None:
+    changes = [f"verb {old['verb']} -> {new['verb']}"] if old["verb"] != new["verb"] else []
+    for part in ("config", "inputs"):
+        names = sorted(old[part].keys() | new[part].keys())
+        for name in names:
+            before, after = old[part].get(name), new[part].get(name)
+            if before != after:
+                label = f"input {name}" if part == "inputs" else name
+                changes.append(f"{label}: {before} -> {after}")
+    if changes:
+        raise RunChanged(
+            "this run folder holds a run made with other settings: " + "; ".join(changes),
+            str(folder),
+            "choose another --out, or move the old folder away",
+        )
+
+
+def _read_train_state(checkpoint: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    folder = checkpoint / "train_state"
+    try:
+        state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+        return state, load_file(folder / "tensors.safetensors")
+    except Exception as error:  # the safetensors library has no exception tree of its own
+        cure = f"remove {checkpoint.name} to resume from the checkpoint before it"
+        raise CheckpointError(f"the training state can't be read: {error}", str(folder), cure) from error
+
+
+@contextmanager
+def _stop_signals(ask_to_stop: Callable[[], None]) -> Iterator[None]:
+    """First Ctrl-C or SIGTERM: finish the step and save. Second Ctrl-C: stop at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def handler(number: int, frame: FrameType | None) -> None:
+        ask_to_stop()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, previous in before.items():
+            signal.signal(number, previous)

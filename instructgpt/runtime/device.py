@@ -1,0 +1,69 @@
+"""Where and how the numbers are computed: device, dtype, threads, memory allocator."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import resource
+import sys
+
+import torch
+
+from instructgpt.errors import ConfigError
+
+# Parameters of glibc's mallopt(3).
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """The device to compute on: `auto` takes CUDA, then Apple's MPS, then the CPU.
+
+    Raises:
+        ConfigError: the device named is not there.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"device {name!r} can't be used here", "--device", "choose auto or cpu") from error
+    return device
+
+
+def pick_dtype(name: str) -> torch.dtype:
+    """The dtype of the forward and backward pass by name (`float32` or `bfloat16`).
+
+    Raises:
+        ConfigError: another name.
+    """
+    if name not in _DTYPES:
+        raise ConfigError(f"unknown dtype {name!r}", "--dtype", f"choose one of {', '.join(_DTYPES)}")
+    return _DTYPES[name]
+
+
+def tune_malloc() -> None:
+    """Keep freed memory in the process (Linux with glibc): training runs 10-50 % faster on CPU.
+
+    Large tensors are otherwise mapped and unmapped at every step, and each page is faulted in anew. The
+    price: freed memory is not given back before the process ends. Does nothing elsewhere.
+    """
+    if sys.platform != "linux" or os.environ.get("INSTRUCTGPT_MALLOC") == "system":
+        return
+    try:
+        libc = ctypes.CDLL("libc.so.6")
+        libc.mallopt(_M_MMAP_MAX, 0)
+        libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+        libc.mallopt(_M_TOP_PAD, 64 << 20)
+    except (OSError, AttributeError):
+        return  # another C library: nothing to tune
+
+
+def peak_memory_mib() -> float:
+    """Peak resident memory of this process so far, in MiB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)

@@ -1,0 +1,160 @@
+"""The run folder: atomic checkpoints, resume, identity, interruption, a full disk."""
+
+import json
+import os
+import resource
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+from instructgpt.errors import CheckpointError, ConfigError, Interrupted, StorageError
+from instructgpt.runtime.checkpoint import RunChanged, final_checkpoint, open_run
+from instructgpt.runtime.files import hash_path, write_folder
+from instructgpt.runtime.metrics import read_metrics
+from instructgpt.runtime.seeds import derive_seed
+
+
+@dataclass(frozen=True)
+class Config:
+    out: str = ""
+    lr: float = 0.1
+
+
+def write_model(folder: Path) -> None:
+    (folder / "config.json").write_text("{}")
+    (folder / "model.safetensors").write_bytes(b"weights")
+
+
+def count(folder: Path, total: int, stop_at: int = -1, lr: float = 0.1) -> torch.Tensor:
+    """A stage in miniature: adds the step's number to a tensor at every step."""
+    with open_run(folder, "count", Config(lr=lr), {}) as run:
+        _, tensors = run.load_state()
+        value = tensors.get("value", torch.zeros(1)).clone()
+        for step in run.steps(run.start, total, save_every=3):
+            value += step
+            run.log(step + 1, value=value.item())
+            if step == stop_at:
+                os.kill(os.getpid(), signal.SIGINT)
+            if run.should_save(step + 1):
+                run.save(step + 1, write_model, {"value": value}, {"note": "x"}, keep=2)
+        run.finish({"checkpoint": f"checkpoints/step-{total:06d}"})
+        return value
+
+
+def test_a_run_saves_finishes_and_says_so(tmp_path: Path) -> None:
+    assert count(tmp_path / "r", 8).item() == 28  # 0+1+...+7
+    assert [p.name for p in sorted((tmp_path / "r/checkpoints").iterdir())] == ["step-000006", "step-000008"]
+    assert [row["step"] for row in read_metrics(tmp_path / "r/metrics.jsonl")] == list(range(1, 9))
+    with open_run(tmp_path / "r", "count", Config(), {}) as run:
+        assert run.finished is not None and run.finished["seconds"] >= 0
+    assert final_checkpoint(tmp_path / "r").name == "step-000008"
+
+
+def test_ctrl_c_finishes_the_step_saves_and_resumes(tmp_path: Path) -> None:
+    with pytest.raises(Interrupted, match="run the same command again"):
+        count(tmp_path / "r", 8, stop_at=4)
+    assert (tmp_path / "r/checkpoints/step-000005").exists()
+    assert count(tmp_path / "r", 8).item() == 28
+    assert [row["step"] for row in read_metrics(tmp_path / "r/metrics.jsonl")] == list(range(1, 9))
+
+
+def test_metrics_after_the_checkpoint_are_dropped_on_resume(tmp_path: Path) -> None:
+    with pytest.raises(Interrupted):
+        count(tmp_path / "r", 8, stop_at=4)
+    with (tmp_path / "r/metrics.jsonl").open("a") as file:
+        file.write('{"step": 6, "value": 1}\n{"step": 7, "val')  # written after the checkpoint, cut by a kill
+    count(tmp_path / "r", 8)
+    assert [row["step"] for row in read_metrics(tmp_path / "r/metrics.jsonl")] == list(range(1, 9))
+
+
+def test_another_configuration_is_refused_with_the_difference(tmp_path: Path) -> None:
+    count(tmp_path / "r", 3)
+    with pytest.raises(RunChanged, match=r"lr: 0\.1 -> 0\.2.*another --out"):
+        count(tmp_path / "r", 3, lr=0.2)
+
+
+def test_a_changed_input_is_noticed(tmp_path: Path) -> None:
+    data = tmp_path / "data.jsonl"
+    data.write_text("one")
+    with open_run(tmp_path / "r", "x", Config(), {"data": data}):
+        pass
+    data.write_text("two")
+    with (
+        pytest.raises(RunChanged, match="input data"),
+        open_run(tmp_path / "r", "x", Config(), {"data": data}),
+    ):
+        pass
+
+
+def test_a_failed_write_leaves_the_old_folder_and_no_rest(tmp_path: Path) -> None:
+    write_folder(tmp_path / "c", write_model)
+
+    def fail(folder: Path) -> None:
+        (folder / "config.json").write_text("half")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(StorageError, match=r"no space left on device.*free some space"):
+        write_folder(tmp_path / "c", fail)
+    assert (tmp_path / "c/config.json").read_text() == "{}"
+    assert [p.name for p in tmp_path.iterdir()] == ["c"]
+
+
+def test_a_limit_on_file_size_is_a_storage_error(tmp_path: Path) -> None:
+    """A full disk, for instance: the weights can't be written, what was saved before stays."""
+    count(tmp_path / "r", 3)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+    try:
+        with (
+            open_run(tmp_path / "r2", "x", Config(), {}) as run,
+            pytest.raises(StorageError, match="can't write"),
+        ):
+            run.save(1, write_model, {"big": torch.zeros(100_000)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list((tmp_path / "r2/checkpoints").glob("step-*")) == []
+
+
+def test_no_model_in_a_folder_is_said(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="no such folder"):
+        final_checkpoint(tmp_path / "nothing")
+    with pytest.raises(CheckpointError, match="no finished model"):
+        final_checkpoint(tmp_path)
+    with pytest.raises(ConfigError, match="--out"), open_run("", "x", Config(), {}):
+        pass
+
+
+def test_a_damaged_training_state_names_the_file(tmp_path: Path) -> None:
+    with pytest.raises(Interrupted):
+        count(tmp_path / "r", 8, stop_at=4)
+    (tmp_path / "r/checkpoints/step-000005/train_state/tensors.safetensors").write_bytes(b"no")
+    with pytest.raises(CheckpointError, match=r"step-000005.*resume"):
+        count(tmp_path / "r", 8)
+
+
+def test_the_hash_sees_contents_and_names_but_not_train_state(tmp_path: Path) -> None:
+    write_model(tmp_path)
+    first = hash_path(tmp_path)
+    (tmp_path / "train_state").mkdir()
+    (tmp_path / "train_state" / "state.json").write_text("{}")
+    assert hash_path(tmp_path) == first
+    (tmp_path / "model.safetensors").write_bytes(b"weightz")
+    assert hash_path(tmp_path) != first
+    assert hash_path(tmp_path / "nothing") == "missing"
+
+
+def test_seeds_are_fixed_and_tell_types_and_order_apart() -> None:
+    # blake2b of "int:1\x1fstr:a", first 8 bytes little-endian, shifted right by one.
+    import hashlib
+
+    digest = hashlib.blake2b(b"int:1\x1fstr:a", digest_size=8).digest()
+    assert derive_seed(1, "a") == int.from_bytes(digest, "little") >> 1
+    assert len({derive_seed(1, "a"), derive_seed("1", "a"), derive_seed("a", 1), derive_seed(1, "a", 0)}) == 4
+
+
+def test_config_json_holds_lineage(tmp_path: Path) -> None:
+    count(tmp_path / "r", 3)
+    assert json.loads((tmp_path / "r/checkpoints/step-000003/stage.json").read_text())["config"]["lr"] == 0.1

@@ -1,7 +1,7 @@
 """The one encoder of conversations: SFT, reward model, RL and serving all get their ids here.
 
-Ids and train mask are built together, piece by piece, so they can't drift apart; texts are never joined and cut
-again, so the ids of a prompt are always the beginning of the ids of prompt and reply.
+Ids and train mask are built together, piece by piece, so they can't drift apart; texts are never joined and
+cut again, so the ids of a prompt are always the beginning of the ids of prompt and reply.
 """
 
 from __future__ import annotations
@@ -58,7 +58,8 @@ def _render(tokenizer: Tokenizer, messages: Sequence[Message]) -> Rendered:
         if isinstance(piece, Slot):
             message = messages[piece.index]
             after_reply = message.role == "assistant"
-            # A reply is what the model said, to the letter; only other contents are trimmed as the template wants.
+            # A reply is what the model said, to the letter; only other contents are trimmed as the template
+            # wants.
             content = message.content if after_reply else piece.fill(message.content)
             new = tokenizer.encode(content)
             counts = [after_reply] * len(new)
@@ -88,9 +89,11 @@ def render_prompt(tokenizer: Tokenizer, messages: Sequence[Message]) -> list[int
 
 
 def render(tokenizer: Tokenizer, messages: Sequence[Message]) -> Rendered:
-    """Ids of a whole conversation; every assistant turn counts, with the end-of-turn after it and nothing else.
+    """Ids of a whole conversation; every assistant turn counts, with the end-of-turn after it and nothing
+    else.
 
-    The last turn is the prompt's ids, the reply's own ids and one end-of-turn: what the model sees when it answers.
+    The last turn is the prompt's ids, the reply's own ids and one end-of-turn: what the model sees when it
+    answers.
 
     Raises:
         DataError: the last message is not the assistant's, or nothing stands before it.
@@ -100,7 +103,7 @@ def render(tokenizer: Tokenizer, messages: Sequence[Message]) -> Rendered:
         raise DataError(
             "a conversation to train on must end with a user's message and the assistant's reply",
             where=f"roles {', '.join(message.role for message in messages) or 'none'}",
-            cure='write messages as [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]',
+            cure='write [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]',
         )
     head = _render(tokenizer, messages[:-1])
     reply = _reply(tokenizer, messages[-1].content)

@@ -1,8 +1,9 @@
 """Chat templates: Jinja, sandboxed, rendered with slots where the contents go.
 
-A chat template is a program that prints a conversation as one string. If that string were tokenized as a whole, a
-user who types `<|im_end|>` would end his own turn. So we let the template print *slots* instead of contents and cut
-its output there: what the template printed is trusted and may hold special tokens, what goes into a slot never does.
+A chat template is a program that prints a conversation as one string. If that string were tokenized as a
+whole, a user who types `<|im_end|>` would end his own turn. So we let the template print *slots* instead of
+contents and cut its output there: what the template printed is trusted and may hold special tokens, what goes
+into a slot never does.
 """
 
 from __future__ import annotations
@@ -24,20 +25,22 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from instructgpt.errors import CheckpointError, ConfigError
 
 OWN_TEMPLATE = (
-    "{{ bos_token }}{% for message in messages %}{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}"
-    "{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+    "{{ bos_token }}{% for message in messages %}"
+    "{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
 """Template of the tokenizers we train: every role and the end of a turn is one special token."""
 
 PLAIN_TEMPLATE = (
-    "{{ bos_token }}{% for message in messages %}{{ message['role'].capitalize() + ':\\n' + message['content'] }}"
+    "{{ bos_token }}{% for message in messages %}"
+    "{{ message['role'].capitalize() + ':\\n' + message['content'] }}"
     "{{ eos_token if message['role'] == 'assistant' else '\\n\\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ 'Assistant:\\n' }}{% endif %}"
 )
 """Template for a base model whose folder has none (GPT-2): plain words, and eos ends a reply."""
 
-# U+001F counts as white space for str.strip, and no template prints it: if it is gone on one side of a slot, the
-# template trims contents on that side.
+# U+001F counts as white space for str.strip, and no template prints it: if it is gone on one side of a slot,
+# the template trims contents on that side.
 _GUARD = "\x1f"
 _SLOT = re.compile(f"({_GUARD}?)\ue000slot(\\d+)\ue001({_GUARD}?)")
 _NOW = datetime.datetime(2024, 7, 26)  # a fixed day: prompts must not change between training and serving
@@ -123,8 +126,8 @@ def _split(
         raise ConfigError(
             f"the checkpoint's chat template refuses this conversation: {error}",
             where=f"roles {', '.join(roles)}",
-            cure="give messages in the order that this checkpoint was made for (often: optional system, then user "
-            "and assistant in turn), or replace its chat_template",
+            cure="give messages in the order that this checkpoint was made for (often: optional system, then "
+            "user and assistant in turn), or replace its chat_template",
         ) from error
     except Exception as error:  # a program from a file may fail in any way
         raise CheckpointError(
@@ -142,8 +145,8 @@ def _split(
     found = [piece.index for piece in pieces if isinstance(piece, Slot)]
     if found != list(range(len(roles))):
         raise CheckpointError(
-            f"the chat template must print each message once and in order; of {len(roles)} messages it printed "
-            f"numbers {[index + 1 for index in found]}",
+            f"the chat template must print each message once and in order; of {len(roles)} messages it "
+            f"printed numbers {[index + 1 for index in found]}",
             where=f"chat_template, roles {', '.join(roles)}",
             cure="use a chat_template that prints message['content'] of every message unchanged",
         )
@@ -159,11 +162,13 @@ def split_template(
 ) -> tuple[str | Slot, ...]:
     """What the template prints for messages of these roles, cut at the contents.
 
-    The answer depends on the roles alone (a template that looks into the contents sees only slots), so it is cached.
+    The answer depends on the roles alone (a template that looks into the contents sees only slots), so it is
+    cached.
 
     Args:
         roles: role of each message, in order.
-        specials: `bos_token`, `eos_token`, `pad_token` as the template's variables; absent ones stay undefined.
+        specials: `bos_token`, `eos_token`, `pad_token` as the template's variables; absent ones stay
+            undefined.
         add_generation_prompt: whether the text ends with the head of an assistant turn.
 
     Returns:

@@ -1,7 +1,7 @@
 """Byte-level BPE tokenizer on the `tokenizers` library: train, load, save, stream.
 
-Two rules hold everywhere. Encoding never adds a token of its own (no bos, no eos), and text from outside never turns
-into a special id, whatever it spells, unless `special=True` says that the text is ours.
+Two rules hold everywhere. Encoding never adds a token of its own (no bos, no eos), and text from outside
+never turns into a special id, whatever it spells, unless `special=True` says that the text is ours.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import codecs
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,8 @@ class Tokenizer:
 
     Attributes:
         vocab_size: one more than the highest id.
-        bos_id, pad_id: None where the tokenizer has none. pad may equal eos in a foreign tokenizer; nothing reads it.
+        bos_id, pad_id: None where the tokenizer has none. pad may equal eos in a foreign tokenizer; nothing
+            reads it.
         eos_id: ends a document.
         end_of_turn_id: ends a reply; what the chat template prints after an assistant's message, else eos.
         stop_ids: the ids that end a reply.
@@ -92,8 +94,8 @@ class Tokenizer:
             raise CheckpointError(
                 "there is no tokenizer.json",
                 where=str(folder),
-                cure="give the folder of a checkpoint or of a trained tokenizer (instructgpt tokenizer makes one; "
-                "instructgpt convert makes one from a GGUF file)",
+                cure="give the folder of a checkpoint or of a trained tokenizer (instructgpt tokenizer makes "
+                "one; instructgpt convert makes one from a GGUF file)",
             )
         try:
             backend = tokenizers.Tokenizer.from_file(str(path))
@@ -119,7 +121,8 @@ class Tokenizer:
         )
 
     def save(self, folder: str | Path) -> None:
-        """Write tokenizer.json and tokenizer_config.json, which `transformers.AutoTokenizer` opens unchanged."""
+        """Write tokenizer.json and tokenizer_config.json, which `transformers.AutoTokenizer` opens
+        unchanged."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "tokenizer.json").write_text(self._trusting.to_str(pretty=True), encoding="utf-8")
@@ -155,12 +158,17 @@ class Tokenizer:
         added = self._trusting.get_added_tokens_decoder()
         return frozenset(index for index, token in added.items() if token.special)
 
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of the vocabulary and rules: equal ids for equal texts (16 hex digits)."""
+        return blake2b(self._trusting.to_str().encode(), digest_size=8).hexdigest()
+
     def encode(self, text: str, *, special: bool = False) -> list[int]:
         """Ids of a text, with nothing added.
 
         Args:
-            special: True only for text of our own (templates): special strings in it become their ids. By default
-                they stay plain text.
+            special: True only for text of our own (templates): special strings in it become their ids. By
+                default they stay plain text.
 
         Raises:
             DataError: the text holds half of a surrogate pair, which no UTF-8 can carry.
@@ -243,7 +251,8 @@ def _special_names(folder: Path, backend: tokenizers.Tokenizer) -> dict[str, str
 
 
 def _read_template(folder: Path) -> str | None:
-    """chat_template.jinja if there, else the entry of tokenizer_config.json (its "default" one of several)."""
+    """chat_template.jinja if there, else the entry of tokenizer_config.json (its "default" one of
+    several)."""
     path = folder / "chat_template.jinja"
     if path.is_file():
         return path.read_text(encoding="utf-8")
@@ -259,8 +268,8 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
 
     Args:
         texts: read once.
-        vocab_size: wanted number of ids, the seven specials and 256 bytes included; fewer come out if the texts
-            have no more pairs to merge.
+        vocab_size: wanted number of ids, the seven specials and 256 bytes included; fewer come out if the
+            texts have no more pairs to merge.
 
     Raises:
         ConfigError: vocab_size is too small to hold the bytes.
@@ -281,8 +290,8 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
             yield text
 
     backend = tokenizers.Tokenizer(models.BPE())
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # type: ignore[assignment]
-    backend.decoder = decoders.ByteLevel()  # type: ignore[assignment]
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
         special_tokens=list(SPECIALS),
@@ -305,7 +314,8 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
 
 
 def _byte_of_character() -> dict[str, int]:
-    """GPT-2's table: printable Latin-1 characters stand for themselves, the other bytes for U+0100 upwards."""
+    """GPT-2's table: printable Latin-1 characters stand for themselves, the other bytes for U+0100
+    upwards."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printable]
     table = {chr(byte): byte for byte in printable}
@@ -357,8 +367,9 @@ class StreamDecoder:
 
     def _emit(self, text: str) -> str:
         fresh = text[len(self._sent) :]
-        # Keep the last id as context: a SentencePiece token prints its space only when something stands before it.
-        # But a lone byte of a character is no context: with byte fallback, a run of bytes decodes as a whole.
+        # Keep the last id as context: a SentencePiece token prints its space only when something stands
+        # before it. But a lone byte of a character is no context: with byte fallback, a run of bytes decodes
+        # as a whole.
         last = self._tokenizer.decode(self._ids[-1:], skip_special=False)
         if "\ufffd" not in last:
             self._ids, text = self._ids[-1:], last

@@ -90,7 +90,8 @@ def test_own_template_as_transformers_renders_it(own: Tokenizer, tmp_path) -> No
 
 
 def test_chatml_as_transformers_renders_it(chatml: Tokenizer, tmp_path) -> None:
-    """The default system message comes out; transformers goes on with a newline after the last end of turn."""
+    """The default system message comes out; transformers goes on with a newline after the last end of
+    turn."""
     transformers = pytest.importorskip("transformers")
     chatml.save(tmp_path)
     theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
@@ -132,7 +133,8 @@ def test_one_end_of_turn_label_an_assistant_turn(own: Tokenizer, chatml: Tokeniz
 
 
 def test_one_bos(own: Tokenizer) -> None:
-    """Field fault 18: one bos, from the template, also when a post-processor of the file would add another."""
+    """Field fault 18: one bos, from the template, also when a post-processor of the file would add
+    another."""
     from tokenizers.processors import TemplateProcessing
 
     backend = tokenizers.Tokenizer.from_str(own._trusting.to_str())
@@ -168,9 +170,9 @@ def test_template_that_trims_contents() -> None:
 
 def test_generation_marks_and_loop_controls_are_understood() -> None:
     template = (
-        "{% for m in messages %}{% if m.role == 'assistant' %}<|im_start|>{% generation %}{{ m.content }}<|im_end|>"
-        "{% endgeneration %}{% continue %}{% endif %}<|im_start|>{{ m.content }}{% endfor %}"
-        "{% if add_generation_prompt %}<|im_start|>{% endif %}"
+        "{% for m in messages %}{% if m.role == 'assistant' %}<|im_start|>{% generation %}"
+        "{{ m.content }}<|im_end|>{% endgeneration %}{% continue %}{% endif %}"
+        "<|im_start|>{{ m.content }}{% endfor %}{% if add_generation_prompt %}<|im_start|>{% endif %}"
     )
     tokenizer = _chatml(template)
     rendered = render(tokenizer, TURNS[:2])
@@ -214,7 +216,7 @@ def test_faulty_templates_are_told(template: str, error: type[Exception], says: 
 
 
 def test_faulty_conversations_are_told(own: Tokenizer) -> None:
-    with pytest.raises(DataError, match="role 'bot'.*system, user, assistant"):
+    with pytest.raises(DataError, match=r"role 'bot'.*system, user, assistant"):
         Message("bot", "x")
     with pytest.raises(DataError, match="no messages"):
         render_prompt(own, ())

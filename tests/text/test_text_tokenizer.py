@@ -147,7 +147,8 @@ def test_half_a_surrogate_pair_is_named(own: Tokenizer) -> None:
 
 
 def _foreign(folder, named: dict | None, **more: dict) -> None:
-    """A byte-level tokenizer like SmolLM2's: <|endoftext|> 0, <|im_start|> 1, <|im_end|> 2, not flagged in `added`."""
+    """A byte-level tokenizer like SmolLM2's: <|endoftext|> 0, <|im_start|> 1, <|im_end|> 2, not flagged in
+    `added`."""
     backend = tokenizers.Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
@@ -275,7 +276,8 @@ def _shared() -> Tokenizer:
 @settings(max_examples=300, deadline=None)
 @given(st.lists(st.integers(0, 339), max_size=30))
 def test_stream_of_any_ids_equals_decoding_them(ids: list[int]) -> None:
-    """Also ids that make no valid text, specials between the bytes of a character, and ids outside the vocabulary."""
+    """Also ids that make no valid text, specials between the bytes of a character, and ids outside the
+    vocabulary."""
     tokenizer = _shared()
     assert "".join(_stream(StreamDecoder(tokenizer), ids)) == tokenizer.decode(ids)
     shown = "".join(_stream(StreamDecoder(tokenizer, skip_special=False), ids))

@@ -1,0 +1,1 @@
+"""Step 0: a tokenizer and a language model from plain text."""

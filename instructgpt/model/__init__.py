@@ -1,1 +1,1 @@
-"""ids -> hidden states -> logits or a scalar: the decoder-only Transformer and its file formats (torch only)."""
+"""ids -> hidden states -> logits or a scalar: a decoder-only Transformer and its files (torch only)."""

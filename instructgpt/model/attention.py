@@ -3,9 +3,9 @@
 Legend: N tokens of the whole batch, H heads, K key/value heads, d head size, B documents of one group,
 L their padded length, R rows of a cached batch, T cached positions looked at.
 
-Tokens of all documents lie behind one another, so that no linear layer ever sees padding. Only inside attention
-are documents of like length brought into one rectangle. Padding is on the right and attention is causal, so a
-real token cannot see it and no mask is needed.
+Tokens of all documents lie behind one another, so that no linear layer ever sees padding. Only inside
+attention are documents of like length brought into one rectangle. Padding is on the right and attention is
+causal, so a real token cannot see it and no mask is needed.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from torch import Tensor
 
 from instructgpt.model.cache import CachePlan
 
-# Up to this length the two matrix products written out beat scaled_dot_product_attention, forward + backward on
-# 2 threads in float32: 512 documents of 40 tokens, 4 heads of 32: 31 ms against 48-61 ms a layer; 64 of 100
-# tokens: 33 against 17; 8 of 512: 34 against 29.
+# Up to this length the two matrix products written out beat scaled_dot_product_attention: forward + backward
+# on 2 threads in float32, 512 documents of 40 tokens, 4 heads of 32: 31 ms against 48-61 ms a layer; beyond
+# it they lose (64 of 100 tokens: 33 against 17; 8 of 512: 34 against 29).
 EXPLICIT_LENGTH = 64
 # A group may hold this much padding. One more group costs some ten kernel launches a layer.
 LENGTH_SLACK = 1.25
@@ -36,12 +36,12 @@ class Group:
     documents: int
     length: int
     gather: Tensor | None
-    """(documents * length,) places in the packed tokens; None when the rectangle is the packed tokens as is."""
+    """(documents * length,) places in the packed tokens; None when the packed tokens already are one."""
 
 
 @dataclass(frozen=True)
 class PackedPlan:
-    """Where every token of a packed batch goes for attention; made once a forward pass, used by every layer."""
+    """Where every token of a packed batch goes for attention; made once a forward pass, for all layers."""
 
     groups: tuple[Group, ...]
     restore: Tensor | None
@@ -119,7 +119,9 @@ def _causal(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 
 
 def cached_attention(query: Tensor, keys: Tensor, values: Tensor, plan: CachePlan) -> Tensor:
-    """Attention of new tokens to their row's cache: query (N, H, d), keys and values (slots, K, C, d) -> (N, H * d).
+    """Attention of new tokens to their row's cache: query (N, H, d), keys and values (slots, K, C, d).
+
+    Returns (N, H * d), C is the capacity.
 
     The new tokens' own keys are in the cache already. The two matrix products are written out, with the query
     heads of one key/value head as rows of one product; microseconds a layer on 2 threads against

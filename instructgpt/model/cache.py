@@ -46,7 +46,8 @@ class CachePlan:
 class KVCache:
     """Preallocated keys and values, (layers, slots, kv_heads, capacity, head_dim), and how full each slot is.
 
-    `lengths` (slots,) int64 lives on the CPU: the caller schedules with it, and reading it never waits for a device.
+    `lengths` (slots,) int64 lives on the CPU: the caller schedules with it, and reading it never waits for a
+    device.
     """
 
     def __init__(
@@ -78,7 +79,7 @@ class KVCache:
         self.lengths[torch.as_tensor(slot_indices)] = 0
 
     def move(self, source: int | Sequence[int], target: int | Sequence[int]) -> None:
-        """Copy rows: slot `target` becomes what slot `source` is (one to one, or one source to many targets)."""
+        """Copy rows: slot `target` becomes what slot `source` is (one to one, or one to many)."""
         sources = torch.as_tensor(source).reshape(-1)
         targets = torch.as_tensor(target).reshape(-1)
         sources = sources.expand(targets.shape)

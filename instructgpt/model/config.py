@@ -130,7 +130,7 @@ class ModelConfig:
     ) -> ModelConfig:
         """A Llama-family model; `ffn_width` defaults to 8/3 of the width, rounded up to a multiple of 32.
 
-        8/3 gives SwiGLU's three matrices the parameters of a plain 4x feed-forward (arXiv:2002.05202 section 3).
+        8/3 gives SwiGLU's 3 matrices the parameters of a plain 4x feed-forward (arXiv:2002.05202, section 3).
         """
         return cls(
             family="llama",

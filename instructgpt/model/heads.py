@@ -16,7 +16,7 @@ from instructgpt.model.transformer import Transformer
 
 
 class _Headed(nn.Module):
-    """A Transformer with the same forward pass; heads are applied by the caller to the rows that need them."""
+    """A Transformer with the same forward pass; the caller applies the head to the rows that need it."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -56,8 +56,8 @@ class LanguageModel(_Headed):
 class ScalarModel(_Headed):
     """Reward or value model: one number a position, hidden . w - reward_bias (reward units).
 
-    `reward_bias` is the mean reward of the demonstrations, so that theirs becomes 0 (arXiv:2203.02155 section 3.5);
-    it is written to config.json and not to the weights.
+    `reward_bias` is the mean reward of the demonstrations, so that theirs becomes 0 (arXiv:2203.02155
+    section 3.5); it is written to config.json and not to the weights.
     """
 
     reward_bias: Tensor

@@ -40,7 +40,7 @@ class Norm(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head or grouped-query attention; query, key and value are one product (one launch instead of three)."""
+    """Multi-head or grouped-query attention; query, key and value are one product (one launch, not three)."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ class Attention(nn.Module):
         cached: CachePlan | None,
         stored: tuple[Tensor, Tensor] | None,
     ) -> Tensor:
-        """(N, D) -> (N, D). `packed` for tokens that see only their own document, else `cached` with `stored`."""
+        """(N, D) -> (N, D). `packed` where tokens see only their own document, else `cached` and `stored`."""
         both = self.heads + self.kv_heads
         projected = self.qkv(hidden).view(-1, both + self.kv_heads, self.head_dim)  # (N, H + 2K, d)
         query_key, value = projected[:, :both], projected[:, both:]
@@ -150,7 +150,7 @@ class Transformer(nn.Module):
         ids (N,) and positions (N,): all documents behind one another; position 0 is a document's first token.
         lengths: tokens per document, each at least 1, together N.
         cache: row r appends lengths[r] tokens to slot slots[r] (default 0..R-1), whose tokens it sees, and
-            `positions` must continue that slot. Inference only: call it under torch.inference_mode() or no_grad().
+            `positions` must continue that slot. Inference only: torch.inference_mode() or no_grad().
         dropout: probability on each layer's two additions to the residual stream; only SFT passes it.
         """
         packed: PackedPlan | None

@@ -1,4 +1,4 @@
-"""The Transformer against itself in every layout: packed, cached, ragged. (Against transformers: test_model_hf.py.)"""
+"""The Transformer against itself in every layout. (Against transformers: test_model_hf.py.)"""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def test_plan_pads_little_and_restores_every_token():
 
 
 def test_rotary_keeps_length_and_sees_only_the_distance():
-    """arXiv:2104.09864 eq. 16: the product of two rotated vectors depends on the difference of positions alone."""
+    """arXiv:2104.09864 eq. 16: the product of two rotated vectors depends on the distance alone."""
     generator = torch.Generator().manual_seed(0)
     query, key = torch.randn(2, 1, 1, LLAMA.head_dim, generator=generator)
 
@@ -175,7 +175,7 @@ def test_scalar_model_scores_a_linear_map_minus_its_bias():
 
 
 def test_head_initialisation():
-    """Std 1 / sqrt(D + 1) (arXiv:2403.17031): with D = 8192 the sample std is within 4 % (5 sigma) of 0.011048."""
+    """Std 1 / sqrt(D + 1) (arXiv:2403.17031): at D = 8192 the sample std is within 4 % (5 sigma) of that."""
     wide = dataclasses.replace(GPT2, width=8192, heads=1, kv_heads=1, head_dim=8192, layers=1, ffn_width=1)
     model = new_scalar_model(dataclasses.replace(wide, context=1, vocab_size=1), seed=0)
     assert float(model.head.weight.detach().std()) == pytest.approx(0.0110479, rel=0.04)

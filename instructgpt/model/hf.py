@@ -1,0 +1,253 @@
+"""Hugging Face model folders: read strictly, written so that transformers opens them unchanged.
+
+A language model is a `GPT2LMHeadModel` or `LlamaForCausalLM`; a scalar model is the same family's
+`...ForSequenceClassification` with one label, whose `reward_bias` stands in config.json (their own score is
+hidden . w; ours subtracts the bias). Only safetensors files are read: nothing pickled is ever loaded.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from instructgpt.errors import CheckpointError, StorageError
+from instructgpt.model.heads import LanguageModel, ScalarModel
+from instructgpt.model.hf_config import model_config_from_hf, model_config_to_hf
+from instructgpt.model.names import Head, body_prefix, name_table
+
+__all__ = [
+    "load_language_model",
+    "load_scalar_model",
+    "model_config_from_hf",
+    "model_config_to_hf",
+    "read_hf_config",
+    "save_model",
+]
+
+WEIGHTS = "model.safetensors"
+# Buffers that older versions of transformers stored beside the weights; they hold nothing learned.
+_BUFFERS = re.compile(r"(\.attn\.bias|\.attn\.masked_bias|rotary_emb\.inv_freq)$")
+_SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")
+
+
+def load_language_model(folder: str | Path, dtype: torch.dtype = torch.float32) -> LanguageModel:
+    """Open a GPT-2 or Llama language model, converted to `dtype`.
+
+    Raises `CheckpointError` naming folder and key when a tensor is missing, unexpected or of the wrong shape.
+    """
+    folder = Path(folder)
+    config = model_config_from_hf(read_hf_config(folder), where=str(folder / "config.json"))
+    with torch.device("meta"):
+        model = LanguageModel(config)
+    _fill(model, folder, "language", dtype)
+    return model
+
+
+def load_scalar_model(folder: str | Path, dtype: torch.dtype = torch.float32) -> ScalarModel:
+    """Open a reward or value model with its `reward_bias`.
+
+    A folder without score.weight is refused: a fresh head would give noise for rewards (field fault 19).
+    """
+    folder = Path(folder)
+    values = read_hf_config(folder)
+    config = model_config_from_hf(values, where=str(folder / "config.json"))
+    bias = values.get("reward_bias", 0.0)
+    if isinstance(bias, bool) or not isinstance(bias, int | float):
+        raise CheckpointError(
+            f"reward_bias is {bias!r}, not a number",
+            where=str(folder / "config.json"),
+            cure="set it to the mean score of the demonstrations, or 0.0",
+        )
+    with torch.device("meta"):
+        model = ScalarModel(config)
+    _fill(model, folder, "scalar", dtype)
+    model.reward_bias = torch.tensor(float(bias), dtype=torch.float32)
+    return model
+
+
+def save_model(
+    model: LanguageModel | ScalarModel,
+    folder: str | Path,
+    *,
+    special: Mapping[str, int | list[int] | None] | None = None,
+    extra: Mapping[str, Any] | None = None,
+) -> None:
+    """Write model.safetensors, config.json and (language models) generation_config.json into `folder`.
+
+    special: `bos_token_id`, `eos_token_id`, `pad_token_id` of the tokenizer; None is left out.
+    extra: further keys of config.json. Raises `StorageError` when the disk refuses.
+    The caller makes the folder appear atomically (written under another name, then renamed).
+    """
+    folder = Path(folder)
+    head: Head = "scalar" if isinstance(model, ScalarModel) else "language"
+    ours = dict(model.named_parameters())
+    tensors: dict[str, Tensor] = {}
+    for entry in name_table(model.config, head):
+        tensors |= entry.split(ours[entry.ours].detach().cpu())
+    dtype = str(model.transformer.embedding.weight.dtype).removeprefix("torch.")
+    ids = {name: (special or {}).get(name) for name in _SPECIAL}
+    ids = {name: value for name, value in ids.items() if value is not None}
+    values = model_config_to_hf(model.config, head, dtype) | ids | dict(extra or {})
+    if isinstance(model, ScalarModel):
+        values["reward_bias"] = float(model.reward_bias)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+        _write_json(folder / "config.json", values)
+        if head == "language":
+            _write_json(folder / "generation_config.json", {"_from_model_config": True, **ids})
+    except (OSError, SafetensorError) as error:
+        raise StorageError(
+            f"can't write the model: {error}",
+            where=str(folder),
+            cure="free some space, check permission and file-size limits, and run the same command again",
+        ) from error
+
+
+def read_hf_config(folder: str | Path) -> dict[str, Any]:
+    """Parsed config.json of a model folder. Raises `CheckpointError` when it isn't there or broken."""
+    folder = Path(folder)
+    path = folder / "config.json"
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        what = "the folder has no config.json" if folder.is_dir() else "there is no such model folder"
+        raise CheckpointError(
+            what,
+            where=str(folder),
+            cure="give a folder with config.json and model.safetensors (a run's checkpoints/step-N)",
+        ) from error
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"config.json can't be read: {error}", where=str(path), cure="copy the checkpoint again"
+        ) from error
+    if not isinstance(values, dict):
+        raise CheckpointError(
+            "config.json is not a JSON object", where=str(path), cure="copy the checkpoint again"
+        )
+    return values
+
+
+def _fill(model: LanguageModel | ScalarModel, folder: Path, head: Head, dtype: torch.dtype) -> None:
+    """Give a model made on the meta device the weights of a folder."""
+    stored = _read_tensors(folder, dtype)
+    prefix = body_prefix(model.config)
+    if not any(name.startswith(prefix) for name in stored):  # a bare body, as the first GPT-2 release
+        bare = ("score.", "lm_head.")
+        stored = {name if name.startswith(bare) else prefix + name: t for name, t in stored.items()}
+    if head == "language" and model.config.tied:
+        _drop_tied_copy(stored, prefix, model, folder)
+    table = name_table(model.config, head)
+    expected = {name: entry.stored_shape(part) for entry in table for part, name in enumerate(entry.theirs)}
+    _check_names(set(stored), set(expected), folder, head)
+    for name, shape in expected.items():
+        if tuple(stored[name].shape) != shape:
+            raise CheckpointError(
+                f"{name} has shape {tuple(stored[name].shape)}, but config.json makes it {shape}",
+                where=str(folder),
+                cure="config.json and weights are of different models: copy both again from one checkpoint",
+            )
+    # .clone(): a loaded tensor may be a view of the file or of a transposed one, and training writes in place
+    state = {entry.ours: entry.join(stored).contiguous().clone() for entry in table}
+    model.load_state_dict(state, strict=True, assign=True)
+    model.requires_grad_(True)
+
+
+def _read_tensors(folder: Path, dtype: torch.dtype) -> dict[str, Tensor]:
+    tensors: dict[str, Tensor] = {}
+    for path in _weight_files(folder):
+        try:
+            with safe_open(path, framework="pt") as file:
+                for name in file.keys():  # noqa: SIM118 (not a dict)
+                    if not _BUFFERS.search(name):
+                        tensors[name] = file.get_tensor(name).to(dtype)
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(
+                f"the weights can't be read: {error}",
+                where=str(path),
+                cure="copy the checkpoint again, the file is damaged or cut off",
+            ) from error
+    return tensors
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """The one file, or the parts that an index names."""
+    if (folder / WEIGHTS).is_file():
+        return [folder / WEIGHTS]
+    index = folder / f"{WEIGHTS}.index.json"
+    if index.is_file():
+        try:
+            parts = sorted({str(part) for part in json.loads(index.read_text())["weight_map"].values()})
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
+            raise CheckpointError(
+                f"the index of the weights can't be read: {error}",
+                where=str(index),
+                cure="copy the checkpoint again",
+            ) from error
+        if any(Path(part).name != part for part in parts):
+            raise CheckpointError(
+                "the index names a file outside its folder",
+                where=str(index),
+                cure="do not use this checkpoint",
+            )
+        return [folder / part for part in parts]
+    pickled = [path.name for path in folder.glob("*.bin")]
+    what = f"only pickled weights ({pickled[0]}) are there" if pickled else f"there is no {WEIGHTS}"
+    raise CheckpointError(
+        what,
+        where=str(folder),
+        cure="give a folder with safetensors weights; pickled files can run code and are never loaded",
+    )
+
+
+def _drop_tied_copy(
+    stored: dict[str, Tensor], prefix: str, model: LanguageModel | ScalarModel, folder: Path
+) -> None:
+    """Some programs write the tied head a second time; it must then be the embedding."""
+    embedding = prefix + ("wte.weight" if model.config.family == "gpt2" else "embed_tokens.weight")
+    copy = stored.pop("lm_head.weight", None)
+    if copy is not None and embedding in stored and not torch.equal(copy, stored[embedding]):
+        raise CheckpointError(
+            "config.json ties the head to the embedding, but lm_head.weight is another matrix",
+            where=str(folder),
+            cure='set "tie_word_embeddings": false in config.json',
+        )
+
+
+def _check_names(stored: set[str], expected: set[str], folder: Path, head: Head) -> None:
+    missing, unexpected = sorted(expected - stored), sorted(stored - expected)
+    if missing == ["score.weight"] and head == "scalar":
+        raise CheckpointError(
+            "score.weight is missing: this is no reward or value model, and a fresh head would score noise",
+            where=str(folder),
+            cure="train one with `instructgpt reward`, or give its checkpoint folder",
+        )
+    if not missing and not unexpected:
+        return
+    cure = "config.json and weights do not belong together: copy both again from one checkpoint"
+    if head == "language" and "score.weight" in unexpected:
+        cure = "this is a reward or value model; give the folder of a language model"
+    elif missing == ["lm_head.weight"]:
+        cure = 'set "tie_word_embeddings": true in config.json if the head is the embedding'
+    problems = [f"{_some(missing)} missing"] if missing else []
+    problems += [f"{_some(unexpected)} unexpected"] if unexpected else []
+    raise CheckpointError("weights do not fit: " + "; ".join(problems), where=str(folder), cure=cure)
+
+
+def _some(names: list[str]) -> str:
+    shown = ", ".join(names[:3])
+    return shown + (
+        f" and {len(names) - 3} more are" if len(names) > 3 else " is" if len(names) == 1 else " are"
+    )
+
+
+def _write_json(path: Path, values: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")

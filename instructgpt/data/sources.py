@@ -218,8 +218,8 @@ def _common_prompt(
     same = 0
     while same < min(len(first), len(second)) and first[same] == second[same]:
         same += 1
-    if same == len(first) == len(second):
-        same -= 1  # equal to the end: a tie of the last reply
+    if same and same == min(len(first), len(second)) and first[same - 1]["role"] == "assistant":
+        same -= 1  # one is the other, or its beginning: they say the same last thing, which is a tie
     if same < 1 or same >= min(len(first), len(second)):
         raise DataError(
             "'chosen' and 'rejected' do not answer the same prompt",

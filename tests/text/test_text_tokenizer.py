@@ -323,3 +323,15 @@ def test_stream_of_a_sentencepiece_like_tokenizer() -> None:
         parts = _stream(StreamDecoder(tokenizer), ids)
         assert "".join(parts) == tokenizer.decode(ids)
         assert "\ufffd" not in "".join(parts)
+
+
+def test_named_tokens_are_special_even_if_the_file_does_not_flag_them() -> None:
+    """Else a user who types the end-of-turn would end his own turn."""
+    backend = tokenizers.Tokenizer(models.BPE({"a": 0, "<": 1, "/": 2, ">": 3, "</s>": 4}, []))
+    backend.add_tokens([tokenizers.AddedToken("</s>", special=False)])
+    assert backend.encode("a</s>").ids == [0, 4]
+    tokenizer = Tokenizer(backend, eos_token="</s>")
+    assert tokenizer.special_ids == {4}
+    assert tokenizer.encode("</>") == [1, 2, 3]
+    assert 4 not in tokenizer.encode("a</s>")
+    assert tokenizer.encode("a</s>", special=True) == [0, 4]

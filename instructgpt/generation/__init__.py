@@ -1,1 +1,1 @@
-"""Sampling replies from a language model: keyed sampling, continuous batching, streaming text, terminal verbs."""
+"""Replies from a language model: keyed sampling, continuous batching, streamed text, terminal verbs."""

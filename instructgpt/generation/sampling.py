@@ -1,9 +1,9 @@
 """Drawing token ids from logits, reproducibly.
 
-The random number behind a token is a pure function of (key, position in the reply), so neither the shape of the
-batch, nor the order of requests, nor a resume can change a sample. Tokens are drawn by inverting the cumulative
-distribution: on a CPU that is an order of magnitude faster than ``torch.multinomial``, and unlike a float32
-cumulative sum it stays accurate in the tail of a large vocabulary.
+The random number behind a token is a pure function of (key, position in the reply), so neither the shape of
+the batch, nor the order of requests, nor a resume can change a sample. Tokens are drawn by inverting the
+cumulative distribution: on a CPU that is an order of magnitude faster than `torch.multinomial`, and unlike a
+float32 cumulative sum it stays accurate in the tail of a large vocabulary.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def keyed_uniform(keys: Tensor, positions: Tensor) -> Tensor:
 
 
 def _mix(value: Tensor) -> Tensor:
-    """The splitmix64 finaliser on int64 bit patterns: a bijection of 64-bit words in which every bit counts."""
+    """The splitmix64 finaliser on int64 bit patterns: a bijection of 64-bit words."""
     value = (value ^ _shift_right(value, _SHIFTS[0])) * _MULTIPLIERS[0]
     value = (value ^ _shift_right(value, _SHIFTS[1])) * _MULTIPLIERS[1]
     return value ^ _shift_right(value, _SHIFTS[2])
@@ -59,8 +59,8 @@ def sample(
 ) -> tuple[Tensor, Tensor]:
     """Draw one id per row and give its log-probability under the very distribution it was drawn from.
 
-    Filters apply in this order: temperature, top-k, top-p (over what top-k left), min-p. A row with temperature 0
-    takes its most probable id; its log-probability is the one at temperature 1, unfiltered.
+    Filters apply in this order: temperature, top-k, top-p (over what top-k left), min-p. A row with
+    temperature 0 takes its most probable id; its log-probability is the one at temperature 1, unfiltered.
 
     Args:
         logits: (B, V), any float dtype; -inf marks an id that must not be drawn.
@@ -116,8 +116,8 @@ def _filters(top_k: int | Tensor, top_p: float | Tensor, min_p: float | Tensor) 
 def _kept(weights: Tensor, top_k: int | Tensor, top_p: float | Tensor, min_p: float | Tensor) -> Tensor:
     """(B, V) bool: True = the id stays. Decided in order of probability, returned in order of ids.
 
-    The draw itself stays in order of ids, so that two almost equal logits that swap ranks between batch shapes do
-    not change the sample.
+    The draw itself stays in order of ids, so that two almost equal logits that swap ranks between batch
+    shapes do not change the sample.
     """
     rows, ids = weights.shape
     limit = _column(top_k, weights).to(torch.int64)
@@ -177,9 +177,9 @@ def _invert(weights: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _locate(weights: Tensor, cumulative: Tensor, targets: Tensor) -> Tensor:
-    """First index whose cumulative weight exceeds the target: (B,) int64, of positive weight in every case."""
+    """First index whose cumulative weight exceeds the target: (B,) int64, always of positive weight."""
     index = torch.searchsorted(cumulative, targets[:, None], right=True).clamp_(max=weights.shape[-1] - 1)
-    # Rounding (block sums, or a parallel scan on a GPU) can point at an id of weight 0 about once in 10^15 draws;
-    # the heaviest id takes those.
+    # Rounding (block sums, or a parallel scan on a GPU) can point at an id of weight 0 about once in 10^15
+    # draws; the heaviest id takes those.
     chosen = torch.where(weights.gather(-1, index) > 0, index, weights.argmax(dim=-1, keepdim=True))
     return chosen[:, 0]

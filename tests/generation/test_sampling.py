@@ -46,7 +46,7 @@ def test_uniforms_are_equidistributed_and_neighbours_independent(axis: str) -> N
     run = torch.arange(count)
     fixed = torch.full((count,), 7)
     uniforms = keyed_uniform(run, fixed) if axis == "keys" else keyed_uniform(fixed, run)
-    assert 0 <= uniforms.min() and uniforms.max() < 1
+    assert uniforms.min() >= 0 and uniforms.max() < 1
     assert stats.kstest(uniforms.numpy(), "uniform").pvalue > 1e-3
     # Pairs of neighbours fill the 10 x 10 squares evenly: chi-square with 99 degrees of freedom.
     cells = (uniforms[0::2] * 10).long() * 10 + (uniforms[1::2] * 10).long()

@@ -1,0 +1,313 @@
+"""Continuous batching: many replies at once, each leaving when it ends and making room for the next.
+
+Every step feeds one token of each active row through the model and draws the next one. Rows are kept in
+slots 0..R-1 of the cache (the last row moves into a hole), so that reading the cache copies nothing. A prompt
+is read into the cache but for its last token, which goes through the first decode step; so n samples of one
+prompt are one prefill and n - 1 copies, and the first token of a reply is drawn like all others.
+
+Legend: S slots, R active rows, V vocabulary, W room for the ids of a reply.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from instructgpt.data.collate import pack_ids
+from instructgpt.data.packing import plan_batches
+from instructgpt.generation.requests import Completion, Request, check_room
+from instructgpt.generation.rows import Rows
+from instructgpt.generation.sampling import keyed_uniform, sample
+from instructgpt.model.cache import KVCache
+from instructgpt.model.heads import LanguageModel
+
+__all__ = ["Completion", "Engine", "Request", "Step", "generate", "rows_for_memory"]
+
+MAX_ACTIVE = 256
+"""Rows in one step unless told otherwise; the cache's size may allow fewer."""
+CACHE_BYTES = 1 << 30
+"""Memory for keys and values when all rows are as long as they may become."""
+PREFILL_TOKENS = 2048
+"""Prompt tokens in one forward pass."""
+_FIRST_ROOM = 64
+"""Tokens of a reply that the cache has room for at first; it doubles when that is not enough."""
+
+
+@dataclass
+class Step:
+    """What one step brought."""
+
+    tokens: list[tuple[int, int]] = field(default_factory=list)
+    """(request, id) of every active row; empty unless the engine was asked for tokens."""
+    finished: list[tuple[int, Completion]] = field(default_factory=list)
+    """(request, completion) of the rows that ended."""
+
+
+class Engine:
+    """Draws replies step by step; requests may come at any time.
+
+    Use `generate` for a list of requests. The engine itself is for those who serve: `submit`, then `step`
+    while `busy`.
+    """
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        slots: int,
+        capacity: int = 0,
+        *,
+        want_tokens: bool = False,
+    ) -> None:
+        """Args:
+        slots: largest number of rows in one step.
+        capacity: tokens that a slot of the cache has room for at first; it grows.
+        want_tokens: report every drawn id in `Step.tokens`, not only finished replies.
+        """
+        weight = model.unembedding
+        self.model, self.want_tokens = model, want_tokens
+        self._device = weight.device
+        self._slots = slots
+        self._cache = KVCache(model.config, slots, max(1, capacity), weight.dtype, weight.device)
+        # Sampling needs float64, which Apple's GPUs lack.
+        sampling_device = torch.device("cpu") if weight.device.type == "mps" else weight.device
+        self._rows = Rows(slots, sampling_device)
+        self._waiting: deque[tuple[int, Request]] = deque()
+        self._active: list[tuple[int, Request]] = []  # of row 0, 1, ... R - 1
+        self._submitted = 0
+        self._longest = 0  # tokens of the longest row that may come to be
+        self._temperature: float | None = None
+        self._top_k: int | None = None
+        self._top_p: float | None = None
+        self._stop_sets: dict[frozenset[int], int] = {}
+        self._stops = torch.zeros(0, weight.shape[0], dtype=torch.bool, device=sampling_device)
+
+    @property
+    def busy(self) -> bool:
+        """Whether anything is active or waiting."""
+        return bool(self._active or self._waiting)
+
+    def submit(self, request: Request) -> int:
+        """Queue a request and return its number (0, 1, ... in order of submission).
+
+        Raises:
+            DataError: the prompt is empty, or prompt and reply may outgrow the model's context.
+        """
+        number = self._submitted
+        check_room(self.model.config, len(request.prompt_ids), request.max_new, f"request {number}")
+        self._submitted += 1
+        self._longest = max(self._longest, len(request.prompt_ids) + request.max_new)
+        self._waiting.append((number, request))
+        return number
+
+    @torch.inference_mode()
+    def cancel(self, number: int) -> None:
+        """Drop a request, waiting or active; unknown and finished ones are ignored."""
+        self._waiting = deque(entry for entry in self._waiting if entry[0] != number)
+        self._remove([row for row, (other, _) in enumerate(self._active) if other == number])
+
+    @torch.inference_mode()
+    def step(self) -> Step:
+        """Draw one id for every active row, after waiting requests have taken free slots."""
+        self._admit()
+        rows = len(self._active)
+        if not rows:
+            return Step()
+        self._make_room()
+        state = self._rows
+        device = self._device
+        positions = self._cache.lengths[:rows].to(device)
+        hidden = self.model(state.next_id[:rows].to(device), positions, [1] * rows, cache=self._cache)
+        logits = self.model.logits(hidden).to(state.device)  # (R, V)
+        produced = state.produced[:rows]
+        uniforms = keyed_uniform(state.key[:rows], produced)
+        ids, logprobs = sample(logits, uniforms, *self._settings(rows))
+        state.next_id[:rows] = ids
+        row = torch.arange(rows, device=state.device)
+        state.ids[row, produced] = ids
+        state.logprobs[row, produced] = logprobs
+        produced += 1
+        stopped = self._stops[state.stop_set[:rows], ids]
+        done = (stopped | (produced >= state.max_new[:rows])).nonzero()[:, 0]  # the one wait for a device
+        result = Step()
+        if self.want_tokens:
+            numbers = (number for number, _ in self._active)
+            result.tokens = list(zip(numbers, ids.tolist(), strict=True))
+        if len(done):
+            result.finished = self._collect(done, stopped)
+            self._remove(done.tolist())
+        return result
+
+    def _collect(self, done: Tensor, stopped: Tensor) -> list[tuple[int, Completion]]:
+        """Completions of rows `done`, in one transfer a column."""
+        state = self._rows
+        lengths = state.produced[done].tolist()
+        width = max(lengths)
+        columns = zip(
+            done.tolist(),
+            lengths,
+            state.ids[done, :width].tolist(),
+            state.logprobs[done, :width].tolist(),
+            stopped[done].tolist(),
+            strict=True,
+        )
+        return [
+            (self._active[row][0], Completion(ids[:length], logprobs[:length], ended))
+            for row, length, ids, logprobs, ended in columns
+        ]
+
+    def _remove(self, holes: Sequence[int]) -> None:
+        """Rows end: the last rows move into their holes, so that 0..R-1 stay in use."""
+        left = len(self._active) - len(holes)
+        targets = [row for row in holes if row < left]
+        gone = set(holes)
+        sources = [row for row in range(left, len(self._active)) if row not in gone]
+        if targets:
+            self._cache.move(sources, targets)
+            self._rows.move(sources, targets)
+            for source, target in zip(sources, targets, strict=True):
+                self._active[target] = self._active[source]
+        del self._active[left:]
+        self._agree()
+
+    def _admit(self) -> None:
+        """Waiting requests take free slots.
+
+        A prefill of a few rows costs almost as much as one of many, so it waits until an eighth of the slots
+        is free.
+        """
+        free = self._slots - len(self._active)
+        if not self._waiting or free < min(len(self._waiting), max(1, self._slots // 8)):
+            return
+        first = len(self._active)
+        donors = {request.prompt_ids: row for row, (_, request) in enumerate(self._active)}
+        admitted = [self._waiting.popleft() for _ in range(min(free, len(self._waiting)))]
+        fresh: list[int] = []
+        sources: list[int] = []
+        targets: list[int] = []
+        for row, (_, request) in enumerate(admitted, start=first):
+            donor = donors.setdefault(request.prompt_ids, row)
+            if donor == row:
+                fresh.append(row)
+            else:
+                sources.append(donor)
+                targets.append(row)
+        self._active += admitted
+        self._cache.reset(torch.tensor(fresh, dtype=torch.int64))
+        self._prefill([row for row in fresh if len(self._active[row][1].prompt_ids) > 1])
+        if targets:
+            self._cache.move(sources, targets)
+            # A donor may have gone on to its reply: what lies beyond the prompt is not read.
+            prompts = [len(self._active[row][1].prompt_ids) - 1 for row in targets]
+            self._cache.lengths[torch.tensor(targets)] = torch.tensor(prompts)
+        self._agree()
+        requests = [request for _, request in admitted]
+        self._rows.widen(max(request.max_new for request in requests))
+        self._rows.fill(first, requests, [self._stop_set(request.stop_ids) for request in requests])
+
+    def _prefill(self, rows: Sequence[int]) -> None:
+        """Read the prompts of these rows, all but the last token, into their slots."""
+        prefixes = [self._active[row][1].prompt_ids[:-1] for row in rows]
+        if not prefixes:
+            return
+        self._grow(max(map(len, prefixes)) + 1)
+        for batch in plan_batches([len(prefix) for prefix in prefixes], PREFILL_TOKENS):
+            ids, positions, lengths = pack_ids([prefixes[i] for i in batch])
+            slots = torch.tensor([rows[i] for i in batch])
+            self.model(ids.to(self._device), positions.to(self._device), lengths, self._cache, slots)
+
+    def _make_room(self) -> None:
+        """Each active row is about to append one token to its slot."""
+        self._grow(int(self._cache.lengths[: len(self._active)].max()) + 1)
+
+    def _grow(self, needed: int) -> None:
+        if needed > self._cache.capacity:
+            self._cache.grow(max(needed, min(2 * self._cache.capacity, self._longest)))
+
+    def _stop_set(self, stop_ids: frozenset[int]) -> int:
+        """Row of the stop table (sets, V) for this set of ids."""
+        if stop_ids not in self._stop_sets:
+            self._stop_sets[stop_ids] = len(self._stop_sets)
+            row = torch.zeros(1, self._stops.shape[1], dtype=torch.bool, device=self._stops.device)
+            row[0, [i for i in stop_ids if 0 <= i < row.shape[1]]] = True
+            self._stops = torch.cat([self._stops, row])
+        return self._stop_sets[stop_ids]
+
+    def _agree(self) -> None:
+        """Note the settings that all active rows share; called when rows come or go, not at every step."""
+        requests = [request for _, request in self._active]
+        temperatures = {request.temperature for request in requests}
+        top_ks = {request.top_k for request in requests}
+        top_ps = {request.top_p for request in requests}
+        self._temperature = temperatures.pop() if len(temperatures) == 1 else None
+        self._top_k = top_ks.pop() if len(top_ks) == 1 else None
+        self._top_p = top_ps.pop() if len(top_ps) == 1 else None
+
+    def _settings(self, rows: int) -> tuple[float | Tensor, int | Tensor, float | Tensor]:
+        """Temperature, top-k and top-p: numbers where all rows agree (faster), else columns (R,)."""
+        state = self._rows
+        return (
+            state.temperature[:rows] if self._temperature is None else self._temperature,
+            state.top_k[:rows] if self._top_k is None else self._top_k,
+            state.top_p[:rows] if self._top_p is None else self._top_p,
+        )
+
+
+def rows_for_memory(model: LanguageModel, longest: int, cache_bytes: int = CACHE_BYTES) -> int:
+    """How many rows of `longest` tokens the cache may hold in `cache_bytes`; at least 1."""
+    config = model.config
+    per_token = 2 * config.layers * config.kv_heads * config.head_dim * model.unembedding.element_size()
+    return max(1, cache_bytes // (per_token * longest))
+
+
+def generate(
+    model: LanguageModel,
+    requests: Sequence[Request],
+    *,
+    max_active: int = MAX_ACTIVE,
+    on_token: Callable[[int, int], None] | None = None,
+    on_finish: Callable[[int, Completion], None] | None = None,
+) -> list[Completion]:
+    """Draw a reply to each request; results are in the order of the requests.
+
+    Neither the order of the requests nor `max_active` changes a reply. (That is: in float32, unless a drawn
+    number falls into the rounding difference of about 1e-6 between batch shapes.)
+
+    Args:
+        max_active: rows in one step; fewer are used where the cache would exceed `CACHE_BYTES`.
+        on_token: called with (request, id) for every id, as it is drawn.
+        on_finish: called with (request, completion) as each reply ends.
+
+    Raises:
+        DataError: see `Engine.submit`.
+    """
+    if not requests:
+        return []
+    for number, request in enumerate(requests):
+        check_room(model.config, len(request.prompt_ids), request.max_new, f"request {number}")
+    # Long rows first: they set the size of the cache at once, rows of like length step together, and the end
+    # of the run is not spent waiting for a late long one. Equal prompts come together, to be read once.
+    order = sorted(
+        range(len(requests)),
+        key=lambda i: (-len(requests[i].prompt_ids) - requests[i].max_new, requests[i].prompt_ids),
+    )
+    longest = len(requests[order[0]].prompt_ids) + requests[order[0]].max_new
+    prompt = max(len(request.prompt_ids) for request in requests)
+    slots = min(max_active, len(requests), rows_for_memory(model, longest))
+    engine = Engine(model, slots, min(longest, prompt + _FIRST_ROOM), want_tokens=on_token is not None)
+    for index in order:
+        engine.submit(requests[index])
+    completions: dict[int, Completion] = {}
+    while engine.busy:
+        step = engine.step()
+        if on_token is not None:
+            for number, token in step.tokens:
+                on_token(order[number], token)
+        for number, completion in step.finished:
+            completions[order[number]] = completion
+            if on_finish is not None:
+                on_finish(order[number], completion)
+    return [completions[index] for index in range(len(requests))]

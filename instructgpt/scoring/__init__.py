@@ -1,0 +1,1 @@
+"""A reward from a checkpoint or from a function of the user's, in batches."""

@@ -1,0 +1,180 @@
+"""Rewards: a checkpoint of ours or a Python function, behind one call `score(prompts, replies)`."""
+
+from __future__ import annotations
+
+import importlib
+import math
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from instructgpt.errors import ConfigError, DataError
+from instructgpt.model.heads import ScalarModel
+from instructgpt.model.hf import load_scalar_model
+from instructgpt.runtime.checkpoint import final_checkpoint
+from instructgpt.scoring.batches import MAX_TOKENS, score_ids
+from instructgpt.scoring.selftest import check_selftest
+from instructgpt.text.chat import Message, render_reply
+from instructgpt.text.tokenizer import Tokenizer
+
+SPEC_HELP = "the folder of a reward model, or module:function for a Python function of your own"
+
+
+class Reward(Protocol):
+    """What scores replies. `name` says where it comes from, for logs."""
+
+    name: str
+
+    def score(self, prompts: Sequence[Sequence[Message]], replies: Sequence[str]) -> list[float]:
+        """One finite score for each (prompt, reply), higher is better."""
+        ...
+
+
+class RewardModel:
+    """A trained reward model with its tokenizer.
+
+    Scores include the mean-0 shift (`reward_bias` of config.json).
+    """
+
+    def __init__(self, model: ScalarModel, tokenizer: Tokenizer, name: str = "reward model") -> None:
+        self.model, self.tokenizer, self.name = model, tokenizer, name
+
+    @classmethod
+    def load(cls, folder: str | Path, device: torch.device | str = "cpu") -> RewardModel:
+        """Load a checkpoint (or the last one of a finished stage's folder) and check that it reproduces the
+        scores of its selftest.json.
+
+        Raises:
+            CheckpointError: the folder is not a complete reward model, or its scores are not its own.
+        """
+        folder = final_checkpoint(folder)
+        model = load_scalar_model(folder).to(device).eval()
+        tokenizer = Tokenizer.load(folder)
+        check_selftest(folder, model, tokenizer)
+        return cls(model, tokenizer, str(folder))
+
+    def score_ids(self, sequences: Sequence[Sequence[int]], max_tokens: int = MAX_TOKENS) -> Tensor:
+        """Scores (n,) float32 of ready ids, each read at the LAST token of its sequence.
+
+        The ids must be of this model's tokenizer.
+        """
+        return score_ids(self.model, sequences, max_tokens)
+
+    def score(self, prompts: Sequence[Sequence[Message]], replies: Sequence[str]) -> list[float]:
+        """Scores of replies as texts; each is read as a finished reply, at its end-of-turn.
+
+        Raises:
+            DataError: a prompt with its reply is longer than the model's context.
+        """
+        sequences = [
+            render_reply(self.tokenizer, prompt, reply).ids
+            for prompt, reply in zip(prompts, replies, strict=True)
+        ]
+        return [float(score) for score in self.score_ids(sequences).tolist()]
+
+
+class FunctionReward:
+    """A function `f(prompts: list[list[dict]], replies: list[str]) -> list[float]` of the user's.
+
+    Each prompt is a list of messages {"role": ..., "content": ...}.
+    """
+
+    def __init__(self, function: Callable[[list[list[dict[str, str]]], list[str]], Any], name: str) -> None:
+        self.function, self.name = function, name
+
+    def score(self, prompts: Sequence[Sequence[Message]], replies: Sequence[str]) -> list[float]:
+        """Call the function once and check what it gives.
+
+        Raises:
+            ConfigError: it gives another number of scores, or one that is not a finite number.
+        """
+        if len(prompts) != len(replies):
+            raise DataError(
+                f"{len(prompts)} prompts but {len(replies)} replies", cure="give one reply to each prompt"
+            )
+        messages = [[{"role": m.role, "content": m.content} for m in prompt] for prompt in prompts]
+        given = self.function(messages, list(replies))
+        scores = given.tolist() if hasattr(given, "tolist") else given
+        if not isinstance(scores, list | tuple) or len(scores) != len(replies):
+            got = f"{len(scores)} scores" if isinstance(scores, list | tuple) else type(given).__name__
+            raise ConfigError(
+                f"the reward function gave {got} for {len(replies)} replies",
+                where=f"--reward {self.name}",
+                cure="return a list with one number for each reply, in the same order",
+            )
+        for record, score in enumerate(scores):
+            number = isinstance(score, int | float) or hasattr(score, "__float__")
+            if not number or not math.isfinite(float(score)):
+                raise ConfigError(
+                    f"the reward function gave {score!r} for record {record}, whose reply starts "
+                    f"{replies[record][:40]!r}",
+                    where=f"--reward {self.name}",
+                    cure="return a finite number for every reply, empty and broken ones too",
+                )
+        return [float(score) for score in scores]
+
+
+def load_reward(spec: str, device: torch.device | str = "cpu") -> Reward:
+    """The reward that a `--reward` flag names: a checkpoint folder or `module:function`.
+
+    The module is looked for in the current folder as well as among the installed ones.
+
+    Raises:
+        ConfigError: the spec names neither, or the function can't be imported.
+        CheckpointError: see `RewardModel.load`.
+    """
+    if "://" in spec:
+        raise ConfigError(
+            f"a reward from a URL is not supported: {spec!r}",
+            where="--reward",
+            cure=f"give {SPEC_HELP}; such a function may call your service",
+        )
+    if Path(spec).is_dir():
+        return RewardModel.load(spec, device)
+    match = re.fullmatch(r"([A-Za-z_][\w.]*):([A-Za-z_]\w*)", spec)
+    if match is None:
+        raise ConfigError(
+            f"no such folder, and not the name of a function: {spec!r}",
+            where="--reward",
+            cure=f"give {SPEC_HELP}",
+        )
+    module, function = match.groups()
+    return FunctionReward(_import_function(module, function, spec), spec)
+
+
+def _import_function(module: str, function: str, spec: str) -> Callable[..., Any]:
+    where = f"--reward {spec}"
+    try:
+        with _current_folder_on_path():
+            loaded = importlib.import_module(module)
+    except ImportError as error:
+        raise ConfigError(
+            f"the module of the reward function can't be imported: {error}",
+            where=where,
+            cure=f"run from the folder that holds {module.split('.')[0]}.py, or install what it needs",
+        ) from error
+    found = getattr(loaded, function, None)
+    if not callable(found):
+        raise ConfigError(
+            f"module {module!r} has no function {function!r}",
+            where=where,
+            cure=f"define `def {function}(prompts, replies)` in {loaded.__file__}",
+        )
+    return found
+
+
+@contextmanager
+def _current_folder_on_path() -> Iterator[None]:
+    """A console script does not see modules of the folder it is run in; for this import it does."""
+    here = str(Path.cwd())
+    sys.path.insert(0, here)
+    try:
+        yield
+    finally:
+        sys.path.remove(here)

@@ -281,7 +281,8 @@ def _inputs(config: PretrainConfig) -> dict[str, str]:
 
 def _shards(run: Run, config: PretrainConfig, tokenizer: Tokenizer) -> TokenShards:
     """The texts as token ids on disk, written at the first start (whole or not at all)."""
-    folder = run.folder / "tokens"
+    inputs = run.identity["inputs"]
+    folder = run.folder / f"tokens-{derive_seed(inputs['data'], inputs['tokenizer']):016x}"
     if folder.exists():
         return TokenShards.open(folder, tokenizer)
     return write_shards(read_texts(config.data), tokenizer, folder)

@@ -28,7 +28,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from instructgpt import __version__
-from instructgpt.errors import CheckpointError, ConfigError, Interrupted
+from instructgpt.errors import CheckpointError, ConfigError, DataError, Interrupted
 from instructgpt.runtime.device import peak_memory_mib
 from instructgpt.runtime.files import hash_path, write_folder, write_json
 from instructgpt.runtime.metrics import MetricsLog, Progress
@@ -203,11 +203,20 @@ def open_run(out: str | Path, verb: str, config: Any, inputs: Mapping[str, str |
     known = folder / "config.json"
     if known.exists():
         _compare(json.loads(known.read_text(encoding="utf-8")), identity, folder)
+        fresh = False
     else:
         write_json(known, identity)
+        fresh = True
     for leftover in (folder / "checkpoints").glob(".step-*"):
         shutil.rmtree(leftover, ignore_errors=True)
-    yield Run(folder, verb, identity)
+    run = Run(folder, verb, identity)
+    try:
+        yield run
+    except (ConfigError, DataError, CheckpointError):
+        # A mistake found before any work was done must not bind the folder to the mistaken settings.
+        if fresh and run.latest is None:
+            known.unlink(missing_ok=True)
+        raise
 
 
 def final_checkpoint(folder: str | Path) -> Path:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from instructgpt.errors import CheckpointError, ConfigError, Interrupted, StorageError
+from instructgpt.errors import CheckpointError, ConfigError, DataError, Interrupted, StorageError
 from instructgpt.runtime.checkpoint import RunChanged, final_checkpoint, open_run
 from instructgpt.runtime.files import hash_path, write_folder
 from instructgpt.runtime.metrics import read_metrics
@@ -153,6 +153,13 @@ def test_seeds_are_fixed_and_tell_types_and_order_apart() -> None:
     digest = hashlib.blake2b(b"int:1\x1fstr:a", digest_size=8).digest()
     assert derive_seed(1, "a") == int.from_bytes(digest, "little") >> 1
     assert len({derive_seed(1, "a"), derive_seed("1", "a"), derive_seed("a", 1), derive_seed(1, "a", 0)}) == 4
+
+
+def test_a_mistake_before_any_work_does_not_bind_the_folder(tmp_path: Path) -> None:
+    with pytest.raises(DataError), open_run(tmp_path / "r", "x", Config(lr=0.1), {}):
+        raise DataError("record has no 'text'")
+    with open_run(tmp_path / "r", "x", Config(lr=0.2), {}) as run:
+        assert run.start == 0
 
 
 def test_config_json_holds_lineage(tmp_path: Path) -> None:

@@ -1,0 +1,205 @@
+"""Verb `sft`: instruction tuning, prompt masked, with a mix of pretraining text ([P], App. C.1, C.3)."""
+
+from __future__ import annotations
+
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from instructgpt.data.jsonl import JSONL_ENDINGS, TEXT_ENDINGS, expand
+from instructgpt.data.records import read_texts
+from instructgpt.data.shards import TokenShards, write_shards
+from instructgpt.errors import CheckError, CheckpointError, ConfigError
+from instructgpt.model.heads import LanguageModel
+from instructgpt.model.hf import load_language_model, save_model
+from instructgpt.runtime.checkpoint import Run, final_checkpoint, open_run
+from instructgpt.runtime.device import pick_device, pick_dtype, tune_malloc
+from instructgpt.runtime.optim import (
+    adamw,
+    clip_gradients,
+    cosine,
+    optimizer_tensors,
+    restore_optimizer,
+    set_lr,
+)
+from instructgpt.runtime.seeds import derive_seed
+from instructgpt.sft.examples import Stream, read_examples
+from instructgpt.sft.loss import accumulate, mean_loss
+from instructgpt.sft.selection import Measured, choose, make_judge
+from instructgpt.sft.settings import SFTConfig
+from instructgpt.text.chat import Rendered
+from instructgpt.text.tokenizer import Tokenizer
+
+__all__ = ["SFTConfig", "train"]
+
+_OPTIMIZER = "optimizer."
+
+
+def train(config: SFTConfig) -> dict[str, Any]:
+    """Train, or go on where the run folder stopped; returns the summary.
+
+    Metrics: `loss` and `validation_loss` in nats per counted token, `pretrain_loss` (of the mix) in nats per
+    token, `lr`, `grad_norm`, `tokens_per_second`; at checkpoints also `eos_rate` and `reward`. Summary:
+    `checkpoint` (the chosen one) and `chosen_by`, its `validation_loss`, `eos_rate` and `reward` as far as
+    measured, `candidates` (the same of every checkpoint), `demonstrations`, `dropped`, `steps`.
+
+    Raises:
+        ConfigError, DataError, CheckpointError, StorageError: see flags, demonstrations, model, disk.
+        CheckError: the loss is no longer a finite number.
+        Interrupted: Ctrl-C; all is saved.
+    """
+    tune_malloc()
+    source, inputs = _inputs(config)
+    device, dtype = pick_device(config.device), pick_dtype(config.dtype)
+    with open_run(config.out, "sft", config, inputs) as run:
+        if run.finished is not None:
+            return run.finished
+        tokenizer = Tokenizer.load(source)
+        model = load_language_model(run.latest or source).to(device)
+        _check_vocabulary(model, tokenizer, source)
+        examples = read_examples(config, tokenizer, model.config.context)
+        judge = make_judge(config, tokenizer, model.config.context, examples.held_out_prompts, device)
+        mix = _mix(run, config, tokenizer)
+        optimizer = adamw(model, config.lr, (0.9, config.beta2), weight_decay=config.weight_decay)
+        state, tensors = run.load_state()
+        restore_optimizer(optimizer, model, tensors, _OPTIMIZER)
+        candidates: dict[str, Measured] = state.get("candidates", {})
+        stream = Stream(examples.train, config.batch, config.seed, config.epochs)
+        total = stream.steps
+        every = math.ceil(len(examples.train) / config.batch / config.checkpoints_per_epoch)
+        for step in run.steps(run.start, total, every):
+            done, clock = step + 1, time.monotonic()
+            lr = config.lr * cosine(step, total, config.warmup)
+            set_lr(optimizer, lr)
+            batch, windows = stream.batch(step), _windows(mix, step, config)
+            measured = gradients(model, batch, windows, config, step, dtype)
+            norm = clip_gradients(model.parameters(), config.clip)
+            if not math.isfinite(norm):
+                raise _not_finite(norm, run, step)
+            optimizer.step()
+            optimizer.zero_grad()
+            tokens = sum(len(example.ids) for example in [*batch, *windows])
+            measured |= {"lr": lr, "grad_norm": norm}
+            measured["tokens_per_second"] = round(tokens / (time.monotonic() - clock), 1)
+            is_candidate = done % every == 0 or done == total
+            if is_candidate or (config.eval_every and done % config.eval_every == 0):
+                found = _validation(model, examples.held_out, config, dtype)
+                if is_candidate:
+                    found |= judge.measure(model)
+                    candidates[str(done)] = found
+                measured |= found
+            run.log(done, **measured)
+            if run.should_save(done):
+                tensors = optimizer_tensors(optimizer, model, _OPTIMIZER)
+                state = {"candidates": candidates}
+                run.save(done, lambda f: write_checkpoint(model, tokenizer, f), tensors, state, keep=None)
+        chosen, by = choose(candidates)
+        return run.finish(
+            {
+                "checkpoint": str(run.checkpoint(chosen).relative_to(run.folder)),
+                "chosen_by": by,
+                **candidates[str(chosen)],
+                "candidates": candidates,
+                "demonstrations": len(examples.train),
+                "held_out": len(examples.held_out),
+                "dropped": examples.dropped,
+                "steps": total,
+            }
+        )
+
+
+def gradients(
+    model: LanguageModel,
+    batch: list[Rendered],
+    windows: list[Rendered],
+    config: SFTConfig,
+    step: int,
+    dtype: torch.dtype,
+) -> Measured:
+    """Add one step's gradient to the model's: (1 - f) x demonstrations + f x pretraining windows, each a mean
+    over its tokens; f is `pretrain_fraction`, or 0 without windows. Returns both means."""
+    if config.residual_dropout:
+        # Dropout draws from the global generator; keyed by the step, a resumed run draws the same.
+        torch.manual_seed(derive_seed(config.seed, "sft dropout", step))
+    share = config.pretrain_fraction if windows else 0.0
+    limits = (config.micro_tokens, dtype, config.residual_dropout)
+    found = {"loss": accumulate(model, batch, 1 - share, *limits)}
+    if windows:
+        found["pretrain_loss"] = accumulate(model, windows, share, *limits)
+    return found
+
+
+def write_checkpoint(model: LanguageModel, tokenizer: Tokenizer, folder: Path) -> None:
+    """A complete folder that transformers opens and whose generation ends with a reply's end."""
+    others = sorted(tokenizer.stop_ids - {tokenizer.eos_id})
+    special = {
+        "bos_token_id": tokenizer.bos_id,
+        "eos_token_id": [tokenizer.eos_id, *others] if others else tokenizer.eos_id,
+        "pad_token_id": tokenizer.pad_id,
+    }
+    save_model(model, folder, special=special)
+    tokenizer.save(folder)
+
+
+def _validation(
+    model: LanguageModel, held_out: list[Rendered], config: SFTConfig, dtype: torch.dtype
+) -> Measured:
+    loss = mean_loss(model, held_out, config.micro_tokens, dtype)
+    return {} if loss is None else {"validation_loss": loss}
+
+
+def _mix(run: Run, config: SFTConfig, tokenizer: Tokenizer) -> TokenShards | None:
+    """The pretraining text as token ids on disk, written at the first start (whole or not at all)."""
+    if not config.pretrain_windows:
+        return None
+    folder = run.folder / "pretrain_tokens"
+    if folder.exists():
+        return TokenShards.open(folder, tokenizer)
+    return write_shards(read_texts(config.pretrain_data), tokenizer, folder)
+
+
+def _windows(mix: TokenShards | None, step: int, config: SFTConfig) -> list[Rendered]:
+    if mix is None:
+        return []
+    seed = derive_seed(config.seed, "sft mix")
+    sequences = mix.batch(step, config.pretrain_windows, config.pretrain_length, seed)
+    return [Rendered(ids, [True] * len(ids)) for ids in sequences]
+
+
+def _inputs(config: SFTConfig) -> tuple[Path, dict[str, str | Path]]:
+    """The model's folder and everything that the result depends on."""
+    for name, what in (("model", "a language model's folder"), ("data", "a JSONL file of demonstrations")):
+        if not getattr(config, name):
+            raise ConfigError(f"no {name} was named", f"--{name}", f"give {what}")
+    source = final_checkpoint(config.model)
+    inputs: dict[str, str | Path] = {"model": source}
+    for name in ("data", "validation", "selection_prompts"):
+        value = getattr(config, name)
+        inputs[name] = ",".join(map(str, expand(value))) if value else ""
+    texts = (*JSONL_ENDINGS, *TEXT_ENDINGS)
+    mix = config.pretrain_data
+    inputs["pretrain_data"] = ",".join(map(str, expand(mix, texts))) if mix else ""
+    inputs["reward"] = (
+        final_checkpoint(config.reward) if config.reward and Path(config.reward).is_dir() else ""
+    )
+    return source, inputs
+
+
+def _check_vocabulary(model: LanguageModel, tokenizer: Tokenizer, source: Path) -> None:
+    if tokenizer.vocab_size > model.config.vocab_size:
+        raise CheckpointError(
+            f"the tokenizer has {tokenizer.vocab_size} ids, the model only {model.config.vocab_size}",
+            str(source),
+            "model and tokenizer must come from one checkpoint: copy the whole folder again",
+        )
+
+
+def _not_finite(norm: float, run: Run, step: int) -> CheckError:
+    return CheckError(
+        f"the gradient's norm is {norm} at step {step + 1}, so it was not taken; the last checkpoint is good",
+        str(run.folder),
+        "start again in another --out with a smaller --lr or a --warmup",
+    )

@@ -1,0 +1,351 @@
+"""Stages in order with lineage: what `run` and `demo` execute.
+
+A TOML file names the stages; each is what its verb would do alone, in its own folder:
+
+    out = "runs/mine"
+    seed = 0
+    summary = "evaluate"            # optional: the stage whose summary the whole run shows
+
+    [[stage]]
+    verb = "sft"
+    name = "sft"                    # folder runs/mine/sft
+    model = "{pretrain}"            # the final checkpoint of an earlier stage
+    data = "{folder}/world/demonstrations.jsonl"
+
+A stage that is finished, with the same settings and the same inputs, is skipped; one whose settings or inputs
+have changed runs anew, and its old folder is kept as NAME.previous-1 (2, ...). A stage that takes a seed and
+is given none gets the file's.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from instructgpt.config import from_table, near, preset_path, read_toml
+from instructgpt.errors import ConfigError
+
+STAGES: dict[str, tuple[str, str, str]] = {
+    "world": ("evaluation.collect", "WorldStageConfig", "write"),
+    "convert": ("model.convert", "ConvertConfig", "convert"),
+    "tokenizer": ("pretrain.tokenizer", "TokenizerConfig", "train"),
+    "pretrain": ("pretrain.train", "PretrainConfig", "train"),
+    "sft": ("sft.train", "SFTConfig", "train"),
+    "collect": ("evaluation.collect", "CollectConfig", "run"),
+    "reward": ("reward_model.train", "RewardConfig", "train"),
+    "ppo": ("rlhf.train", "PPOConfig", "train"),
+    "best-of-n": ("evaluation.best_of_n", "BestOfNConfig", "run"),
+    "generate": ("generation.run", "GenerateConfig", "run"),
+    "eval": ("evaluation.compare", "EvalConfig", "run"),
+    "evaluate": ("evaluation.world", "WorldEvalConfig", "run"),
+    "report": ("evaluation.report", "ReportConfig", "write"),
+}
+"""Verb of a stage -> module, configuration class, function. Modules are imported when their stage is met."""
+
+_REFERENCE = re.compile(r"\{([^{}]*)\}")
+_FILE_KEYS = ("out", "seed", "summary", "stage")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Run the stages of a TOML file in order, skipping those that are finished and unchanged."""
+
+    file: str = ""
+    """The TOML file: see the documentation of `instructgpt.pipeline`."""
+    out: str = ""
+    """Run folder; empty = the file's `out`."""
+    seed: int = -1
+    """Seed of all stages that name none; -1 = the file's."""
+    set: tuple[str, ...] = ()
+    """Changes to the file, as stage.key=value with the value in TOML: --set ppo.beta=0.3 sft.steps=500."""
+    until: str = ""
+    """Name of the stage to stop after; empty = run them all."""
+
+
+@dataclass(frozen=True)
+class DemoConfig:
+    """The whole recipe on the built-in practice world: nothing is downloaded."""
+
+    out: str = "runs/demo"
+    """Run folder."""
+    seed: int = 0
+    """Seed of the world and of every stage."""
+    quick: bool = False
+    """A tiny world and model that go through every stage in about a minute and learn next to nothing."""
+    eval_prompts: int = 0
+    """Prompts of the final comparison; 0 = the preset's."""
+    set: tuple[str, ...] = ()
+    """Changes to the preset, as stage.key=value with the value in TOML: --set ppo.beta=0.3."""
+    until: str = ""
+    """Name of the stage to stop after; empty = run them all."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One entry of the file: `values` as written, references not yet replaced."""
+
+    name: str
+    verb: str
+    values: Mapping[str, Any]
+    where: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A file, read and checked."""
+
+    stages: tuple[Stage, ...]
+    folder: Path
+    seed: int
+    summary: str
+    text: str
+
+
+def run(config: RunConfig) -> dict[str, Any]:
+    """Run a file's stages; returns the summary, which is also written to `summary.json` of the run folder.
+
+    Summary: `stages.NAME.{seconds, peak_memory_mib, checkpoint}`, `seconds` (all stages), `peak_memory_mib`,
+    `report` if a stage wrote one, and the whole summary of the stage that the file names as `summary`.
+
+    Raises:
+        ConfigError: the file, a key or a reference can't be used; found before the first stage starts.
+        InstructGPTError: a stage failed or was stopped; the same command goes on from there.
+    """
+    if not config.file:
+        raise ConfigError("no file was named", "--file", "give a TOML file that lists stages")
+    return _execute(_read_plan(Path(config.file), config.out, config.seed, config.set), config.until, "run")
+
+
+def demo(config: DemoConfig) -> dict[str, Any]:
+    """Run the preset `demo` (or `quick`) on the practice world; summary: see `run` and `evaluation.world`."""
+    changes = [f"evaluate.main_prompts={config.eval_prompts}"] if config.eval_prompts else []
+    path = preset_path("quick" if config.quick else "demo")
+    plan = _read_plan(path, config.out, config.seed, [*changes, *config.set])
+    return _execute(plan, config.until, "demo")
+
+
+# -- the file
+
+
+def _read_plan(path: Path, out: str, seed: int, changes: Sequence[str]) -> Plan:
+    """Read and check everything that can be checked before the first stage runs."""
+    table = read_toml(path)
+    for key in table:
+        if key not in _FILE_KEYS:
+            raise ConfigError(f"unknown key {key!r}", str(path), near(key, _FILE_KEYS))
+    entries = table.get("stage")
+    if not isinstance(entries, list) or not entries:
+        raise ConfigError(
+            "the file lists no stages", str(path), "start each with a line [[stage]] and a verb"
+        )
+    stages = _changed([_stage(entry, path) for entry in entries], changes)
+    folder = Path(out or table.get("out") or f"runs/{path.stem}")
+    plan = Plan(
+        stages,
+        folder,
+        seed if seed >= 0 else int(table.get("seed", 0)),
+        str(table.get("summary", "")),
+        path.read_text(encoding="utf-8"),
+    )
+    _check(plan, path)
+    return plan
+
+
+def _stage(entry: Any, path: Path) -> Stage:
+    if not isinstance(entry, dict) or not isinstance(entry.get("verb"), str):
+        raise ConfigError("a stage names no verb", str(path), 'write verb = "sft" below its [[stage]]')
+    verb, name = entry["verb"], str(entry.get("name", entry["verb"]))
+    where = f"{path}: stage {name}"
+    if verb not in STAGES:
+        raise ConfigError(f"unknown verb {verb!r}", where, near(verb, list(STAGES)))
+    if not re.fullmatch(r"[A-Za-z0-9][\w-]*", name) or name in ("folder", "seed"):
+        raise ConfigError(f"{name!r} can't name a stage", where, "use letters, digits, _ and -")
+    values = {key: value for key, value in entry.items() if key not in ("verb", "name")}
+    if "out" in values:
+        raise ConfigError("a stage's folder is its name", f"{where}: out", "leave `out` out")
+    return Stage(name, verb, values, where)
+
+
+def _changed(stages: list[Stage], changes: Sequence[str]) -> tuple[Stage, ...]:
+    """Stages with `stage.key=value` changes made."""
+    import tomllib
+
+    known = {stage.name: i for i, stage in enumerate(stages)}
+    for change in changes:
+        target, equals, text = change.partition("=")
+        name, dot, key = target.partition(".")
+        if not (equals and dot and key):
+            raise ConfigError(
+                f"{change!r} is no change", "--set", "write stage.key=value, as in ppo.beta=0.3"
+            )
+        if name not in known:
+            raise ConfigError(f"there is no stage {name!r}", f"--set {change}", near(name, list(known)))
+        try:
+            value = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            value = text  # a bare word is a text
+        stage = stages[known[name]]
+        stages[known[name]] = dataclasses.replace(stage, values={**stage.values, key: value})
+    return tuple(stages)
+
+
+def _check(plan: Plan, path: Path) -> None:
+    """Names, references, keys and types of every stage, before any of them runs."""
+    earlier: dict[str, str] = {}
+    names = [stage.name for stage in plan.stages]
+    for stage in plan.stages:
+        if stage.name in earlier:
+            raise ConfigError("two stages have this name", stage.where, 'give one another `name = "..."`')
+        known = {"folder": str(plan.folder), "seed": str(plan.seed), **earlier}
+        _configure(stage, plan, known, later=names)
+        earlier[stage.name] = str(plan.folder / stage.name)
+    if plan.summary and plan.summary not in names:
+        raise ConfigError(
+            f"there is no stage {plan.summary!r}", f"{path}: summary", near(plan.summary, names)
+        )
+
+
+def _configure(
+    stage: Stage, plan: Plan, known: Mapping[str, str], later: Sequence[str] = ()
+) -> tuple[Any, Callable[[Any], dict[str, Any]]]:
+    """The stage's configuration, references replaced, and its function."""
+    module_name, class_name, function_name = STAGES[stage.verb]
+    module = import_module(f"instructgpt.{module_name}")
+    config_class = getattr(module, class_name)
+    values = {
+        key: _resolve(value, known, f"{stage.where}: {key}", later) for key, value in stage.values.items()
+    }
+    values["out"] = str(plan.folder / stage.name)
+    if "seed" in config_class.__dataclass_fields__:
+        values.setdefault("seed", plan.seed)
+    try:
+        config = from_table(config_class, values, stage.where)
+    except ConfigError as error:
+        where = error.where if stage.where in error.where else f"{stage.where}: {error.where}".rstrip(": ")
+        raise ConfigError(error.what, where, error.cure) from error
+    return config, getattr(module, function_name)
+
+
+def _resolve(value: Any, known: Mapping[str, str], where: str, later: Sequence[str]) -> Any:
+    """`value` with every {name} replaced; lists item by item."""
+    if isinstance(value, list):
+        return [_resolve(item, known, where, later) for item in value]
+    if not isinstance(value, str):
+        return value
+
+    def replace(match: re.Match[str]) -> str:
+        name = match.group(1)
+        if name in known:
+            return known[name]
+        cure = "move that stage up" if name in later else near(name, list(known))
+        what = f"stage {name!r} comes later" if name in later else f"{{{name}}} is no earlier stage"
+        raise ConfigError(what, where, cure)
+
+    return _REFERENCE.sub(replace, value)
+
+
+# -- running
+
+
+def _execute(plan: Plan, until: str, verb: str) -> dict[str, Any]:
+    from instructgpt.runtime.files import write_json, write_text
+
+    names = [stage.name for stage in plan.stages]
+    if until and until not in names:
+        raise ConfigError(f"there is no stage {until!r}", "--until", near(until, names))
+    write_text(plan.folder / "pipeline.toml", plan.text)
+    known = {"folder": str(plan.folder), "seed": str(plan.seed)}
+    summaries: dict[str, dict[str, Any]] = {}
+    lineage: list[dict[str, Any]] = []
+    for number, stage in enumerate(plan.stages, start=1):
+        config, function = _configure(stage, plan, known)
+        folder = plan.folder / stage.name
+        before = (folder / "summary.json").exists()
+        _say(f"[{number}/{len(names)}] {stage.name}: {folder}")
+        summary, moved = _run_stage(function, config, folder)
+        state = "skipped" if before and not moved else "run"
+        if state == "skipped":
+            _say("  finished before with the same settings and inputs: skipped")
+        summaries[stage.name] = summary
+        known[stage.name] = _product(folder, summary)
+        lineage.append(_lineage(stage, folder, known[stage.name], state, moved))
+        write_json(plan.folder / "lineage.json", {"seed": plan.seed, "stages": lineage})
+        if stage.name == until:
+            break
+    full = _summary(plan, summaries, verb)
+    write_json(plan.folder / "summary.json", full)
+    return full
+
+
+def _run_stage(
+    function: Callable[[Any], dict[str, Any]], config: Any, folder: Path
+) -> tuple[dict[str, Any], Path | None]:
+    """The stage's summary, and where its old folder went if its settings or inputs had changed."""
+    from instructgpt.runtime.checkpoint import RunChanged
+
+    try:
+        return function(config), None
+    except RunChanged as change:
+        number = 1
+        while (aside := folder.with_name(f"{folder.name}.previous-{number}")).exists():
+            number += 1
+        _say(f"  {change.what}")
+        _say(f"  the old folder is kept as {aside}")
+        folder.rename(aside)
+        return function(config), aside
+
+
+def _product(folder: Path, summary: Mapping[str, Any]) -> str:
+    """What {name} stands for: the final checkpoint, or the folder of a stage that makes none."""
+    checkpoint = summary.get("checkpoint")
+    return str(folder / checkpoint) if isinstance(checkpoint, str) else str(folder)
+
+
+def _lineage(stage: Stage, folder: Path, product: str, state: str, moved: Path | None) -> dict[str, Any]:
+    """What made a stage's product: settings, hashes of inputs and of the product."""
+    import json
+
+    from instructgpt.runtime.files import hash_path
+
+    path = folder / "config.json"
+    identity = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    made = Path(product) if product != str(folder) else folder / "summary.json"
+    row = {
+        "name": stage.name,
+        "verb": stage.verb,
+        "folder": str(folder),
+        "state": state,
+        "config": identity.get("config", {}),
+        "inputs": identity.get("inputs", {}),
+        "product": product,
+        "product_hash": hash_path(made),
+    }
+    return row | ({"replaced": str(moved)} if moved else {})
+
+
+def _summary(plan: Plan, summaries: Mapping[str, Mapping[str, Any]], verb: str) -> dict[str, Any]:
+    shown = dict(summaries.get(plan.summary, {}))
+    kept = ("seconds", "peak_memory_mib", "checkpoint")
+    reports = [summary["report"] for summary in summaries.values() if "report" in summary]
+    return {
+        **shown,
+        "verb": verb,
+        "out": str(plan.folder),
+        "seed": plan.seed,
+        **({"report": reports[-1]} if reports else {}),
+        "stages": {
+            name: {key: summary[key] for key in kept if key in summary} for name, summary in summaries.items()
+        },
+        "seconds": round(sum(summary.get("seconds", 0.0) for summary in summaries.values()), 2),
+        "peak_memory_mib": max(summary.get("peak_memory_mib", 0.0) for summary in summaries.values()),
+    }
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

@@ -1,0 +1,191 @@
+"""Verb `eval`: models side by side on the same prompts, the first being the baseline."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from instructgpt.data.records import Prompt, read_prompts, read_texts, write_jsonl
+from instructgpt.errors import ConfigError
+from instructgpt.evaluation.answers import Answers, Candidate, answer
+from instructgpt.evaluation.divergence import reply_divergence
+from instructgpt.evaluation.judge import load_judge
+from instructgpt.evaluation.perplexity import text_loss
+from instructgpt.evaluation.statistics import Estimate, mean_interval, win_rate
+from instructgpt.runtime.checkpoint import final_checkpoint, open_run
+from instructgpt.runtime.metrics import Progress
+
+_SHOWN = 3  # prompts whose replies the terminal shows
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """Compare models: score and win rate under a judge, length, divergence, loss on text."""
+
+    models: str = ""
+    """Checkpoints with commas between, the baseline first; each may be written name=folder."""
+    prompts: str = ""
+    """Prompts to answer: .jsonl, a glob, or several with commas; empty = only the loss on text."""
+    judge: str = ""
+    """Who scores: a reward-model checkpoint, module:function, practice (with --seed) or practice:FOLDER."""
+    text: str = ""
+    """Held-out text whose loss is taken; empty = none."""
+    out: str = "runs/eval"
+    """Run folder to write."""
+    count: int = 500
+    """How many prompts, from the first; 0 = all."""
+    samples: int = 50
+    """How many prompts with their replies go to samples.jsonl."""
+    max_new: int = 256
+    """Longest reply, in tokens."""
+    temperature: float = 1.0
+    """Sampling temperature; the divergence is measured at 1 only."""
+    seed: int = 0
+    """Decides replies and resamples (and names the practice world)."""
+
+    def __post_init__(self) -> None:
+        if self.count < 0 or self.samples < 0:
+            raise ConfigError("a number of prompts is negative", "--count, --samples", "use 0 or more")
+
+
+def run(config: EvalConfig) -> dict[str, Any]:
+    """Measure and write `summary.json` and `samples.jsonl`; returns the summary.
+
+    Summary: `models.NAME.{score, score_low, score_high, length, eos_rate, kl, text_loss}` as far as asked for
+    (`kl` in nats per reply against the baseline), `win_rate.NAME_over_BASELINE.{mean, low, high, n}` with
+    ties half and a 95 % bootstrap interval over prompts, `judge`, `table`.
+
+    Raises:
+        ConfigError, DataError, CheckpointError: a flag, a record or a model can't be used.
+    """
+    named = _names(config)
+    inputs: dict[str, str | Path] = {f"model {name}": folder for name, folder in named.items()}
+    inputs |= {"prompts": config.prompts, "text": config.text}
+    if Path(config.judge).is_dir():
+        inputs["judge"] = final_checkpoint(config.judge)
+    with open_run(config.out, "eval", config, inputs) as folder:
+        if folder.finished is not None:
+            return folder.finished
+        prompts = read_prompts(config.prompts)[: config.count or None] if config.prompts else []
+        judge = load_judge(_judge_spec(config), config.seed) if config.judge and prompts else None
+        texts = read_texts(config.text) if config.text else []
+        baseline: Candidate | None = None
+        rows: dict[str, dict[str, Any]] = {}
+        answers: dict[str, Answers] = {}
+        scores: dict[str, list[float]] = {}
+        progress = Progress("eval", len(named))
+        for name, path in named.items():
+            candidate = Candidate.load(name, path)
+            baseline = baseline or candidate
+            row: dict[str, Any] = {"checkpoint": str(path)}
+            if prompts:
+                found = answer(
+                    candidate,
+                    prompts,
+                    max_new=config.max_new,
+                    temperature=config.temperature,
+                    seed=config.seed,
+                )[0]
+                answers[name] = found
+                row |= _replies(found, candidate, baseline, config)
+            if judge is not None:
+                scores[name] = judge.score(prompts, answers[name].texts)
+                row |= _score(scores[name], config.seed)
+            if texts:
+                row["text_loss"] = text_loss(candidate.model, candidate.tokenizer, texts).loss
+            rows[name] = row
+            progress.advance()
+        progress.close()
+        rates = _win_rates(scores, config.seed)
+        write_jsonl(folder.folder / "samples.jsonl", _sample_rows(prompts[: config.samples], answers, scores))
+        summary = {
+            "judge": judge.name if judge is not None else None,
+            "models": rows,
+            "win_rate": {name: rate.row() for name, rate in rates.items()},
+            "prompts": len(prompts),
+        }
+        shown = _sample_rows(prompts[:_SHOWN], answers, scores)
+        return folder.finish(summary | {"table": _table(summary, shown)})
+
+
+def _names(config: EvalConfig) -> dict[str, Path]:
+    """Name -> checkpoint folder, in order."""
+    parts = [part.strip() for part in config.models.split(",") if part.strip()]
+    if not parts:
+        raise ConfigError("no models were named", "--models", "give checkpoints with commas between")
+    if not config.prompts and not config.text:
+        raise ConfigError("there is nothing to measure", "--prompts, --text", "give prompts, text or both")
+    named: dict[str, Path] = {}
+    for part in parts:
+        name, equals, folder = part.partition("=")
+        path = final_checkpoint(folder if equals else part)
+        if name in named:
+            raise ConfigError(f"two models are called {name}", "--models", "name them: a=FOLDER,b=FOLDER")
+        named[name] = path
+    return named
+
+
+def _judge_spec(config: EvalConfig) -> str:
+    """A stage's folder counts as its final checkpoint."""
+    return str(final_checkpoint(config.judge)) if Path(config.judge).is_dir() else config.judge
+
+
+def _replies(
+    found: Answers, candidate: Candidate, baseline: Candidate, config: EvalConfig
+) -> dict[str, float | None]:
+    comparable = candidate.tokenizer.fingerprint == baseline.tokenizer.fingerprint
+    kl = None
+    if comparable and config.temperature == 1.0:
+        kl = reply_divergence(candidate.model, baseline.model, found.prompt_ids, found.ids).mean
+    return {"length": found.length, "eos_rate": found.eos_rate, "kl": kl}
+
+
+def _score(values: Sequence[float], seed: int) -> dict[str, float]:
+    estimate = mean_interval(values, seed)
+    return {"score": estimate.mean, "score_low": estimate.low, "score_high": estimate.high}
+
+
+def _win_rates(scores: Mapping[str, list[float]], seed: int) -> dict[str, Estimate]:
+    names = list(scores)
+    return {f"{name}_over_{names[0]}": win_rate(scores[name], scores[names[0]], seed) for name in names[1:]}
+
+
+def _sample_rows(
+    prompts: Sequence[Prompt], answers: Mapping[str, Answers], scores: Mapping[str, list[float]]
+) -> list[dict[str, Any]]:
+    rows = []
+    for i, prompt in enumerate(prompts):
+        replies = {
+            name: {"text": found.texts[i]} | ({"score": scores[name][i]} if name in scores else {})
+            for name, found in answers.items()
+        }
+        rows.append({"id": prompt.id, "prompt": prompt.text, "replies": replies})
+    return rows
+
+
+def _table(summary: Mapping[str, Any], samples: Sequence[Mapping[str, Any]]) -> str:
+    """One line a model, then some replies."""
+    columns = {
+        "score": "score",
+        "kl": "KL",
+        "text_loss": "text loss",
+        "length": "length",
+        "eos_rate": "ended",
+    }
+    names = list(summary["models"])
+    width = max(len(name) for name in [*names, "model"]) + 2
+    titles = "".join(f"{title:>11}" for title in columns.values())
+    lines = [f"{'model':<{width}}{titles}{'wins over the first':>24}"]
+    for name, row in summary["models"].items():
+        values = [row.get(column) for column in columns]
+        cells = "".join(f"{'-' if value is None else format(value, '.3f'):>11}" for value in values)
+        rate = summary["win_rate"].get(f"{name}_over_{names[0]}")
+        lines.append(f"{name:<{width}}{cells}{str(Estimate(**rate)) if rate else '-':>24}")
+    for sample in samples:
+        lines += ["", f"prompt: {sample['prompt']}"]
+        for name, reply in sample["replies"].items():
+            score = f" ({reply['score']:.3f})" if "score" in reply else ""
+            lines.append(f"  {name}{score}: {reply['text']}")
+    return "\n".join(lines)

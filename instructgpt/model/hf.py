@@ -24,6 +24,7 @@ from instructgpt.model.hf_config import model_config_from_hf, model_config_to_hf
 from instructgpt.model.names import Head, body_prefix, name_table
 
 __all__ = [
+    "fill",
     "load_language_model",
     "load_scalar_model",
     "model_config_from_hf",
@@ -47,7 +48,7 @@ def load_language_model(folder: str | Path, dtype: torch.dtype = torch.float32) 
     config = model_config_from_hf(read_hf_config(folder), where=str(folder / "config.json"))
     with torch.device("meta"):
         model = LanguageModel(config)
-    _fill(model, folder, "language", dtype)
+    fill(model, _read_tensors(folder, dtype), folder)
     return model
 
 
@@ -68,7 +69,7 @@ def load_scalar_model(folder: str | Path, dtype: torch.dtype = torch.float32) ->
         )
     with torch.device("meta"):
         model = ScalarModel(config)
-    _fill(model, folder, "scalar", dtype)
+    fill(model, _read_tensors(folder, dtype), folder)
     model.reward_bias = torch.tensor(float(bias), dtype=torch.float32)
     return model
 
@@ -136,9 +137,12 @@ def read_hf_config(folder: str | Path) -> dict[str, Any]:
     return values
 
 
-def _fill(model: LanguageModel | ScalarModel, folder: Path, head: Head, dtype: torch.dtype) -> None:
-    """Give a model made on the meta device the weights of a folder."""
-    stored = _read_tensors(folder, dtype)
+def fill(model: LanguageModel | ScalarModel, stored: dict[str, Tensor], folder: Path) -> None:
+    """Give a model made on the meta device its weights, named as in a Hugging Face checkpoint.
+
+    `folder` is where they came from. Raises `CheckpointError` unless names and shapes fit exactly.
+    """
+    head: Head = "scalar" if isinstance(model, ScalarModel) else "language"
     prefix = body_prefix(model.config)
     if not any(name.startswith(prefix) for name in stored):  # a bare body, as the first GPT-2 release
         bare = ("score.", "lm_head.")

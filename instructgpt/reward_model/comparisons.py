@@ -1,0 +1,134 @@
+"""Rankings as token ids: one element is one prompt with its K replies, each of which is forwarded once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from instructgpt.data.records import RankedResponse, Ranking, read_rankings
+from instructgpt.data.splits import split
+from instructgpt.errors import DataError
+from instructgpt.reward_model.settings import RewardConfig
+from instructgpt.runtime.seeds import derive_seed
+from instructgpt.text.chat import render_reply
+from instructgpt.text.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One prompt's ranked replies.
+
+    Attributes:
+        sequences: prompt, reply and end-of-turn of each of the K replies; the score is read at the last id.
+        ranks: K ranks, 1 is best, equal ranks are ties.
+    """
+
+    sequences: list[list[int]]
+    ranks: list[int]
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of all its sequences."""
+        return sum(map(len, self.sequences))
+
+    @property
+    def pairs(self) -> int:
+        """Pairs of replies that are not tied."""
+        return sum(a < b for a in self.ranks for b in self.ranks)
+
+
+@dataclass(frozen=True)
+class Rankings:
+    """What a run trains on and is measured on.
+
+    Attributes:
+        train, held_out: encoded rankings with at least one untied pair.
+        train_texts, held_out_texts: the same as texts, for the baselines.
+        dropped_replies: replies left out because they are too long.
+        dropped_rankings: rankings left out because fewer than two replies, or only ties, were left.
+    """
+
+    train: list[Comparison]
+    held_out: list[Comparison]
+    train_texts: list[Ranking]
+    held_out_texts: list[Ranking]
+    dropped_replies: int
+    dropped_rankings: int
+
+
+def read_comparisons(config: RewardConfig, tokenizer: Tokenizer, context: int) -> Rankings:
+    """Read and encode the rankings that the flags name.
+
+    Raises:
+        DataError: the files are missing, empty or malformed, or nothing is left to train on.
+    """
+    records = read_rankings(config.data)
+    if config.validation:
+        held_out = read_rankings(config.validation)
+    else:
+        parts = split(records, config.validation_share, seed=config.seed)
+        records, held_out = parts["train"], parts["valid"] + parts["test"]
+    limit = min(config.max_length or context, context)
+    train, train_texts, replies = _encode(records, tokenizer, limit)
+    measured, held_out_texts, held_out_replies = _encode(held_out, tokenizer, limit)
+    if not train:
+        raise DataError(
+            f"none of {len(records)} rankings has two replies of different rank that fit into {limit} tokens",
+            config.data,
+            "give rankings that are not all ties, shorter ones, or a model with a longer context",
+        )
+    dropped = len(records) + len(held_out) - len(train) - len(measured)
+    return Rankings(train, measured, train_texts, held_out_texts, replies + held_out_replies, dropped)
+
+
+def _encode(
+    records: Iterable[Ranking], tokenizer: Tokenizer, limit: int
+) -> tuple[list[Comparison], list[Ranking], int]:
+    comparisons: list[Comparison] = []
+    texts: list[Ranking] = []
+    dropped = 0
+    for record in records:
+        kept: list[tuple[RankedResponse, list[int]]] = []
+        for response in record.responses:
+            ids = render_reply(tokenizer, record.prompt.messages, response.text).ids
+            if len(ids) <= limit:
+                kept.append((response, ids))
+        dropped += len(record.responses) - len(kept)
+        comparison = Comparison([ids for _, ids in kept], [response.rank for response, _ in kept])
+        if comparison.pairs:
+            comparisons.append(comparison)
+            texts.append(Ranking(record.prompt, tuple(response for response, _ in kept), record.labeler))
+    return comparisons, texts, dropped
+
+
+class Stream:
+    """The rankings of every epoch behind one another, each epoch in its own order, cut into batches.
+
+    Which rankings step n holds follows from (seed, n) alone, so that resuming needs no cursor. The last step
+    may hold fewer: in one epoch nothing is seen twice.
+    """
+
+    def __init__(self, comparisons: Sequence[Comparison], batch: int, seed: int, epochs: float) -> None:
+        self._comparisons, self._batch, self._seed = comparisons, batch, seed
+        self._total = max(1, round(epochs * len(comparisons)))
+        self._epoch = -1
+        self._order: list[int] = []
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps in all."""
+        return -(-self._total // self._batch)
+
+    def batch(self, step: int) -> list[Comparison]:
+        """The rankings of step `step` (0-based)."""
+        places = range(step * self._batch, min((step + 1) * self._batch, self._total))
+        return [self._comparisons[self._at(*divmod(place, len(self._comparisons)))] for place in places]
+
+    def _at(self, epoch: int, rank: int) -> int:
+        if epoch != self._epoch:
+            generator = torch.Generator().manual_seed(derive_seed(self._seed, "reward order", epoch))
+            self._order = torch.randperm(len(self._comparisons), generator=generator).tolist()
+            self._epoch = epoch
+        return self._order[rank]

@@ -1,0 +1,258 @@
+"""Verb `reward`: a reward model from rankings, all pairs of a prompt as one batch element ([P], Eq. 1)."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from instructgpt.data.collate import pack_ids
+from instructgpt.data.jsonl import expand
+from instructgpt.data.packing import plan_batches
+from instructgpt.data.records import read_demonstrations
+from instructgpt.errors import CheckError, CheckpointError, ConfigError, DataError
+from instructgpt.maths.ranking import pairwise_accuracy, ranking_loss
+from instructgpt.model.heads import ScalarModel, scalar_from_language
+from instructgpt.model.hf import load_language_model, load_scalar_model, save_model
+from instructgpt.reward_model.baselines import bag_of_words, longer_wins, shorter_wins
+from instructgpt.reward_model.comparisons import Comparison, Rankings, Stream, read_comparisons
+from instructgpt.reward_model.settings import RewardConfig
+from instructgpt.runtime.checkpoint import Run, final_checkpoint, open_run
+from instructgpt.runtime.device import pick_device, pick_dtype, tune_malloc
+from instructgpt.runtime.optim import (
+    adamw,
+    clip_gradients,
+    cosine,
+    optimizer_tensors,
+    restore_optimizer,
+    set_lr,
+)
+from instructgpt.runtime.seeds import derive_seed
+from instructgpt.scoring.batches import score_ids
+from instructgpt.scoring.selftest import write_selftest
+from instructgpt.text.chat import render_reply
+from instructgpt.text.tokenizer import Tokenizer
+
+__all__ = ["RewardConfig", "train"]
+
+_OPTIMIZER = "optimizer."
+
+
+def train(config: RewardConfig) -> dict[str, Any]:
+    """Train, or go on where the run folder stopped; returns the summary.
+
+    Metrics: `loss` (nats per pair, mean over a prompt's pairs, then over prompts), `accuracy` (share of the
+    step's pairs in the right order), `lr`, `grad_norm`, `tokens_per_second`, at times `validation_loss` and
+    `validation_accuracy`. Summary: `checkpoint`; on the held-out rankings `accuracy`, `validation_loss`,
+    `pairs`, `reward_std` and the baselines `longer_wins`, `shorter_wins`, `bag_of_words` (None where not
+    measured); `demonstration_mean_before` and `demonstration_mean` around the shift; counts of what was used
+    and dropped; `steps`.
+
+    Raises:
+        ConfigError, DataError, CheckpointError, StorageError: see flags, rankings, model, disk.
+        CheckError: the loss is no longer a finite number.
+        Interrupted: Ctrl-C; all is saved.
+    """
+    tune_malloc()
+    source, inputs = _inputs(config)
+    device, dtype = pick_device(config.device), pick_dtype(config.dtype)
+    with open_run(config.out, "reward", config, inputs) as run:
+        if run.finished is not None:
+            return run.finished
+        tokenizer = Tokenizer.load(source)
+        model = _model(run, source, tokenizer, config).to(device)
+        rankings = read_comparisons(config, tokenizer, model.config.context)
+        demonstrations = _demonstrations(config, tokenizer, model.config.context)
+        stream = Stream(rankings.train, config.batch, config.seed, config.epochs)
+        optimizer = adamw(model, config.lr, (0.9, config.beta2), weight_decay=config.weight_decay)
+        restore_optimizer(optimizer, model, run.load_state()[1], _OPTIMIZER)
+
+        def save(done: int) -> None:
+            tensors = optimizer_tensors(optimizer, model, _OPTIMIZER)
+            run.save(done, lambda folder: write_checkpoint(model, tokenizer, folder), tensors)
+
+        for step in run.steps(run.start, stream.steps, config.save_every):
+            done, clock = step + 1, time.monotonic()
+            lr = config.lr * cosine(step, stream.steps, config.warmup)
+            set_lr(optimizer, lr)
+            batch = stream.batch(step)
+            loss, accuracy = accumulate(model, batch, config.micro_tokens, dtype)
+            norm = clip_gradients(model.parameters(), config.clip)
+            if not math.isfinite(norm):
+                raise _not_finite(norm, run, step)
+            optimizer.step()
+            optimizer.zero_grad()
+            speed = sum(comparison.tokens for comparison in batch) / (time.monotonic() - clock)
+            measured = {"loss": loss, "accuracy": accuracy, "lr": lr, "grad_norm": norm}
+            measured["tokens_per_second"] = round(speed, 1)
+            if config.eval_every and done % config.eval_every == 0 and done < stream.steps:
+                found = validate(model, rankings.held_out)
+                measured |= {f"validation_{name}": found[name] for name in ("loss", "accuracy") if found}
+            run.log(done, **measured)
+            if run.should_save(done) and done < stream.steps:
+                save(done)
+        before, after = normalise(model, demonstrations)
+        save(stream.steps)
+        return run.finish(_summary(run, config, model, rankings, stream.steps, before, after))
+
+
+def accumulate(
+    model: ScalarModel, batch: Sequence[Comparison], micro_tokens: int, dtype: torch.dtype
+) -> tuple[float, float]:
+    """Add the gradient of Eq. 1 over these prompts to the model's; returns (loss, accuracy) of the step.
+
+    Every reply is forwarded once, whatever number of pairs it is in (field fault 27). The denominator is the
+    number of prompts in the whole batch, so the cut into micro-batches changes nothing but rounding.
+    """
+    loss_sum = right = 0.0
+    pairs = 0
+    for plan in plan_batches([comparison.tokens for comparison in batch], micro_tokens):
+        part = [batch[i] for i in plan]
+        scores = score_sequences(model, [ids for comparison in part for ids in comparison.sequences], dtype)
+        ranks = torch.tensor([rank for comparison in part for rank in comparison.ranks], device=scores.device)
+        counts = [len(comparison.ranks) for comparison in part]
+        loss, _ = ranking_loss(scores, ranks, counts, prompts=len(batch))
+        loss.backward()
+        share, number = pairwise_accuracy(scores.detach(), ranks, counts)
+        loss_sum, right, pairs = loss_sum + loss.item(), right + share * number, pairs + number
+    return loss_sum, right / max(1, pairs)
+
+
+def score_sequences(model: ScalarModel, sequences: Sequence[Sequence[int]], dtype: torch.dtype) -> Tensor:
+    """Scores (n,) float32 at each sequence's last token, with gradients; the head meets those rows only."""
+    device = model.reward_bias.device
+    ids, positions, lengths = pack_ids(sequences)
+    last = (torch.tensor(lengths).cumsum(0) - 1).to(device)
+    with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+        hidden = model(ids.to(device), positions.to(device), lengths)  # (N, D)
+    return model.score(hidden.index_select(0, last).float())
+
+
+def validate(model: ScalarModel, held_out: Sequence[Comparison]) -> dict[str, float]:
+    """`loss` and `accuracy` as in training, `pairs`, and `reward_std` over all replies; empty without any."""
+    if not held_out:
+        return {}
+    scores = score_ids(model, [ids for comparison in held_out for ids in comparison.sequences])
+    ranks = torch.tensor([rank for comparison in held_out for rank in comparison.ranks])
+    counts = [len(comparison.ranks) for comparison in held_out]
+    accuracy, pairs = pairwise_accuracy(scores, ranks, counts)
+    loss = ranking_loss(scores, ranks, counts)[0].item()
+    spread = scores.double().std(correction=0).item()
+    return {"loss": loss, "accuracy": accuracy, "pairs": pairs, "reward_std": spread}
+
+
+def normalise(
+    model: ScalarModel, demonstrations: Sequence[Sequence[int]]
+) -> tuple[float | None, float | None]:
+    """Shift the model so that the demonstrations' mean reward is 0 ([P], section 3.5).
+
+    Returns their mean before and after, in reward units; without demonstrations nothing is shifted and both
+    are None.
+    """
+    model.reward_bias.zero_()
+    if not demonstrations:
+        return None, None
+    scores = score_ids(model, demonstrations)
+    before = scores.double().mean()
+    model.reward_bias.fill_(before)
+    return before.item(), (scores - model.reward_bias.cpu()).double().mean().item()
+
+
+def write_checkpoint(model: ScalarModel, tokenizer: Tokenizer, folder: Path) -> None:
+    """A complete folder: a one-label classifier for transformers, with our shift and self-test beside it."""
+    special = {
+        "bos_token_id": tokenizer.bos_id,
+        "eos_token_id": tokenizer.eos_id,
+        # transformers finds the last token of a batch's row by its padding and refuses to go without.
+        "pad_token_id": tokenizer.eos_id if tokenizer.pad_id is None else tokenizer.pad_id,
+    }
+    save_model(model, folder, special=special)
+    tokenizer.save(folder)
+    write_selftest(folder, model, tokenizer)
+
+
+def _model(run: Run, source: Path, tokenizer: Tokenizer, config: RewardConfig) -> ScalarModel:
+    if run.latest is not None:
+        return load_scalar_model(run.latest)
+    body = load_language_model(source)
+    if tokenizer.vocab_size > body.config.vocab_size:
+        raise CheckpointError(
+            f"the tokenizer has {tokenizer.vocab_size} ids, the model only {body.config.vocab_size}",
+            str(source),
+            "model and tokenizer must come from one checkpoint: copy the whole folder again",
+        )
+    return scalar_from_language(body, derive_seed(config.seed, "reward head"))
+
+
+def _demonstrations(config: RewardConfig, tokenizer: Tokenizer, context: int) -> list[list[int]]:
+    """Demonstrations with their replies as ids; those that do not fit the context are left out."""
+    if not config.demonstrations:
+        return []
+    records = read_demonstrations(config.demonstrations)[: config.demonstrations_limit or None]
+    encoded = [render_reply(tokenizer, record.prompt.messages, record.response).ids for record in records]
+    fitting = [ids for ids in encoded if len(ids) <= context]
+    if not fitting:
+        raise DataError(
+            f"none of {len(records)} demonstrations fits into the model's context of {context} tokens",
+            config.demonstrations,
+            "give shorter demonstrations, or leave --demonstrations out",
+        )
+    return fitting
+
+
+def _summary(
+    run: Run,
+    config: RewardConfig,
+    model: ScalarModel,
+    rankings: Rankings,
+    steps: int,
+    before: float | None,
+    after: float | None,
+) -> dict[str, Any]:
+    found = validate(model, rankings.held_out)
+    measure = config.baselines and bool(found)
+    train, held_out = rankings.train_texts, rankings.held_out_texts
+    return {
+        "checkpoint": str(run.checkpoint(steps).relative_to(run.folder)),
+        "accuracy": found.get("accuracy"),
+        "validation_loss": found.get("loss"),
+        "pairs": found.get("pairs", 0),
+        "reward_std": found.get("reward_std"),
+        "longer_wins": longer_wins(held_out) if measure else None,
+        "shorter_wins": shorter_wins(held_out) if measure else None,
+        "bag_of_words": bag_of_words(train, held_out) if measure else None,
+        "demonstration_mean_before": before,
+        "demonstration_mean": after,
+        "rankings": len(rankings.train),
+        "held_out": len(rankings.held_out),
+        "training_pairs": sum(comparison.pairs for comparison in rankings.train),
+        "dropped_replies": rankings.dropped_replies,
+        "dropped_rankings": rankings.dropped_rankings,
+        "steps": steps,
+    }
+
+
+def _inputs(config: RewardConfig) -> tuple[Path, dict[str, str | Path]]:
+    """The model's folder and everything that the result depends on."""
+    for name, what in (("model", "a language model's folder"), ("data", "a JSONL file of rankings")):
+        if not getattr(config, name):
+            raise ConfigError(f"no {name} was named", f"--{name}", f"give {what}")
+    source = final_checkpoint(config.model)
+    inputs: dict[str, str | Path] = {"model": source}
+    for name in ("data", "validation", "demonstrations"):
+        value = getattr(config, name)
+        inputs[name] = ",".join(map(str, expand(value))) if value else ""
+    return source, inputs
+
+
+def _not_finite(norm: float, run: Run, step: int) -> CheckError:
+    return CheckError(
+        f"the gradient's norm is {norm} at step {step + 1}, so it was not taken; the last checkpoint is good",
+        str(run.folder),
+        "start again in another --out with a smaller --lr or a --warmup",
+    )

@@ -102,17 +102,30 @@ def build_task(seed: int, facts: Facts, task_id: str, chinese: float, harmful: f
     language = "zh" if rng.random() < chinese else "en"
     share = sum(CATEGORY_SHARES[c] for c in HARMFUL_CATEGORIES) / sum(CATEGORY_SHARES.values())
     draw = rng.random()
+    kind = "plain"
+    if category in HARMFUL_CATEGORIES and draw < harmful / share:
+        kind = "harmful"
+    elif draw > 1.0 - UNKNOWABLE_SHARES.get(category, 0.0):
+        kind = "unknowable"
     while True:
-        if category in HARMFUL_CATEGORIES and draw < harmful / share:
-            spec = harmful_request(facts, category, language, rng)
-        elif draw > 1.0 - UNKNOWABLE_SHARES.get(category, 0.0):
-            spec = unknowable_request(facts, category, language, rng)
-        else:
-            spec = BUILDERS[category](facts, language, rng)
-        spec = _with_asks(spec, facts, language, rng)
+        spec = sample_spec(facts, category, kind, language, rng)
         prompt = _prompt_text(spec, language, rng)
         if _bucket(prompt) in SPLIT_BUCKETS[split]:
             return Task(task_id, split, user_id, category, language, prompt, spec)
+
+
+def sample_spec(facts: Facts, category: str, kind: str, language: str, rng: random.Random) -> Spec:
+    """A request with its asks, of a category and a kind: "plain", "harmful" or "unknowable".
+
+    Categories without requests of that kind give a plain one.
+    """
+    if kind == "harmful" and category in HARMFUL_CATEGORIES:
+        spec = harmful_request(facts, category, language, rng)
+    elif kind == "unknowable" and category in UNKNOWABLE_SHARES:
+        spec = unknowable_request(facts, category, language, rng)
+    else:
+        spec = BUILDERS[category](facts, language, rng)
+    return _with_asks(spec, facts, language, rng)
 
 
 def _with_asks(spec: Spec, facts: Facts, language: str, rng: random.Random) -> Spec:

@@ -10,13 +10,15 @@ from functools import cached_property
 from instructgpt.errors import ConfigError
 from instructgpt.practice import lexicon
 from instructgpt.practice.corpus import document
-from instructgpt.practice.facts import Facts
+from instructgpt.practice.facts import Facts, state
 from instructgpt.practice.fluency import Fluency
 from instructgpt.practice.replies import Quality, write_reply
-from instructgpt.practice.tasks import Task, build_task
+from instructgpt.practice.tasks import CATEGORY_SHARES, Task, build_task, sample_spec
 from instructgpt.practice.utility import MANNER_WEIGHTS, combine, measure
 
-_FLUENCY_SAMPLES = 5_000
+_SPECS_PER_KIND = 60
+# Refuses, hedges and changes the language far more often than writers do, so that few samples show all of it.
+_FREE = Quality(refuses_plain=0.2, hedges_plain=0.2, wrong_language=(0.3, 0.3))
 
 
 @dataclass(frozen=True)
@@ -89,5 +91,20 @@ class World:
 
     @cached_property
     def _fluency(self) -> Fluency:
-        tasks = (self.task(f"valid-{9_000_000 + i}") for i in range(_FLUENCY_SAMPLES))
-        return Fluency(self.demonstration(task, "fluency") for task in tasks)
+        return Fluency(self._grammar())
+
+    def _grammar(self) -> Iterator[str]:
+        """Replies to every kind of request in both languages, careful and careless: the whole grammar."""
+        rng = random.Random(f"fluency|{self.config.seed}")
+        for language in ("en", "zh"):
+            for subject in self.facts.of:
+                for _ in range(8):
+                    claims = [(r, self.facts.of[subject][r]) for r in self.facts.relations(subject, language)]
+                    rng.shuffle(claims)
+                    yield state(subject, claims, language, rng, joined=True)
+            for category in CATEGORY_SHARES:
+                for kind in ("plain", "harmful", "unknowable"):
+                    for _ in range(_SPECS_PER_KIND):
+                        spec = sample_spec(self.facts, category, kind, language, rng)
+                        for quality in (Quality(), _FREE):
+                            yield write_reply(spec, language, self.facts, quality, rng)

@@ -16,7 +16,7 @@ from instructgpt.practice.world import World, WorldConfig
 class WorldSizes:
     """How much to write; documents have about 60 words."""
 
-    pretrain: int = 22_000
+    pretrain: int = 24_500
     pretrain_valid: int = 400
     demonstrations: int = 12_000
     demonstrations_valid: int = 500

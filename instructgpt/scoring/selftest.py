@@ -61,8 +61,8 @@ def check_selftest(folder: str | Path, model: ScalarModel, tokenizer: Tokenizer)
         raise CheckpointError(
             "the reward model has no selftest.json, so nothing shows that its head is the trained one",
             where=str(folder),
-            cure="train it with `instructgpt reward`, or call instructgpt.scoring.selftest.write_selftest once "
-            "on a model that you trust",
+            cure="train it with `instructgpt reward`, or call write_selftest of instructgpt.scoring.selftest "
+            "once on a model that you trust",
         ) from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(
@@ -79,6 +79,6 @@ def check_selftest(folder: str | Path, model: ScalarModel, tokenizer: Tokenizer)
                 f"the reward model does not reproduce its own scores: text {number} gives {score:.5f}, "
                 f"saved was {wanted:.5f}",
                 where=str(path),
-                cure="weights, tokenizer and config.json must come from one checkpoint: copy the whole folder "
-                "again",
+                cure="weights, tokenizer and config.json must come from one checkpoint: copy the whole "
+                "folder again",
             )

@@ -1,0 +1,36 @@
+"""Open a checkpoint for generation: the language model and the tokenizer that fits it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from instructgpt.errors import CheckpointError, ConfigError
+from instructgpt.model.heads import LanguageModel
+from instructgpt.model.hf import load_language_model
+from instructgpt.runtime.checkpoint import final_checkpoint
+from instructgpt.text.tokenizer import Tokenizer
+
+
+def open_model(
+    folder: str | Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+) -> tuple[LanguageModel, Tokenizer]:
+    """The model of a checkpoint, or of a finished stage's folder, with its tokenizer.
+
+    Raises:
+        ConfigError: the folder's name is empty.
+        CheckpointError: there is no language model, or its tokenizer has ids that the model has not.
+    """
+    if not str(folder):
+        raise ConfigError("no model was named", "--model", "give a checkpoint folder, such as runs/demo/sft")
+    path = final_checkpoint(folder)
+    tokenizer = Tokenizer.load(path)
+    model = load_language_model(path, dtype).to(device).eval()
+    if tokenizer.vocab_size > model.config.vocab_size:
+        raise CheckpointError(
+            f"the tokenizer has {tokenizer.vocab_size} ids, the model only {model.config.vocab_size}",
+            str(path),
+            "put the tokenizer that the model was trained with beside it",
+        )
+    return model, tokenizer

@@ -111,7 +111,7 @@ def _show(summary: dict[str, Any]) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
-    # Read by OpenMP when torch loads. Waiting threads that spin bring two jobs on the same cores to a standstill
+    # Read by OpenMP when torch loads. Spinning idle threads bring two jobs on the same cores to a standstill
     # (measured: 9,000 tokens/s alone, 170 beside another job; sleeping instead, 4,000 beside it).
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:

@@ -75,11 +75,21 @@ class _TokenLogprobs(torch.autograd.Function):
         else:
             ctx.save_for_backward(hidden, unembedding, targets, kept)
         ctx.temperature, ctx.chunk_tokens = temperature, chunk_tokens
+        # The backward pass runs outside the caller's autocast, but must compute the products the same way.
+        kind = hidden.device.type
+        ctx.autocast = (kind, torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind))
         ctx.mark_non_differentiable(entropy)
         return logprobs, entropy
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        kind, dtype, enabled = ctx.autocast
+        with torch.autocast(kind, dtype, enabled=enabled):
+            return _TokenLogprobs.gradients(ctx, *grads)
+
+    @staticmethod
+    def gradients(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients by (hidden, unembedding), None for the other arguments of `forward`."""
         hidden, unembedding, targets, *kept = ctx.saved_tensors
         grad = grads[0]
         grad_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None

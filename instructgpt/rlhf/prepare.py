@@ -1,0 +1,265 @@
+"""What PPO needs before its first round: models, prompts in their order, pretraining text, checkpoints."""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from instructgpt.data.records import Prompt, read_prompts, read_texts
+from instructgpt.data.shards import TokenShards, write_shards
+from instructgpt.errors import CheckpointError, ConfigError, DataError
+from instructgpt.model.heads import LanguageModel, ScalarModel, scalar_from_language
+from instructgpt.model.hf import load_language_model, load_scalar_model, save_model
+from instructgpt.rlhf.settings import PPOConfig
+from instructgpt.rlhf.update import Learner
+from instructgpt.runtime.checkpoint import Run, final_checkpoint
+from instructgpt.runtime.device import pick_device
+from instructgpt.runtime.optim import Ema, adamw, optimizer_tensors, restore_optimizer
+from instructgpt.runtime.seeds import derive_seed
+from instructgpt.scoring.reward import Reward, RewardModel, load_reward
+from instructgpt.text.chat import render_prompt
+from instructgpt.text.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class PromptSet:
+    """Prompts with their rendered ids, in file order; `dropped` of them were longer than --max-prompt."""
+
+    prompts: tuple[Prompt, ...]
+    ids: tuple[tuple[int, ...], ...]
+    dropped: int = 0
+
+    def take(self, indices: Sequence[int]) -> tuple[list[Prompt], list[tuple[int, ...]]]:
+        """The prompts and their ids at `indices`."""
+        return [self.prompts[i] for i in indices], [self.ids[i] for i in indices]
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Everything that a run works with. `value_init` says what the value network was made from."""
+
+    tokenizer: Tokenizer
+    learner: Learner
+    reference: LanguageModel
+    reward: Reward
+    value_init: str
+    prompts: PromptSet
+    eval_prompts: PromptSet | None
+    pretraining: Callable[[int], list[list[int]]] | None
+    kl_coefficient: float
+    first: dict[str, float]
+    """Metrics of the first and of the latest round, for the summary; empty at a fresh start."""
+    last: dict[str, float]
+
+
+def prompt_indices(prompts: int, batch: int, iteration: int, seed: int) -> list[int]:
+    """Which prompts a round takes: the next `batch` of endless shuffles, one shuffle a pass over all prompts.
+
+    Keyed by (seed, pass) only, so a resumed run needs no cursor beyond its round.
+    """
+    orders: dict[int, list[int]] = {}
+    indices = []
+    for place in range(iteration * batch, (iteration + 1) * batch):
+        epoch, rank = divmod(place, prompts)
+        if epoch not in orders:
+            orders[epoch] = list(range(prompts))
+            random.Random(derive_seed(seed, "prompt order", epoch)).shuffle(orders[epoch])
+        indices.append(orders[epoch][rank])
+    return indices
+
+
+def resolve(config: PPOConfig) -> dict[str, str | Path]:
+    """The run's inputs by name, finished stages resolved to their final checkpoint.
+
+    Raises:
+        ConfigError: a needed flag is missing.
+        CheckpointError: there is no model where one is named.
+    """
+    wanted = {
+        "model": "an SFT checkpoint",
+        "reward": "a reward model or module:function",
+        "prompts": "a JSONL file",
+    }
+    for name, what in wanted.items():
+        if not getattr(config, name):
+            raise ConfigError(f"--{name} is missing", f"--{name}", f"give {what}")
+    if config.ptx_coef > 0 and not config.pretrain:
+        raise ConfigError(
+            "PPO-ptx needs pretraining text",
+            "--pretrain",
+            "name the text the base model was trained on, or use --ptx-coef 0 for PPO without ptx",
+        )
+    if config.eval_every > 0 and not config.eval_prompts:
+        raise ConfigError("--eval-every needs prompts", "--eval-prompts", "name held-out prompts")
+    reward = final_checkpoint(config.reward) if Path(config.reward).is_dir() else config.reward
+    return {
+        "model": final_checkpoint(config.model),
+        "reward": reward,
+        "prompts": config.prompts,
+        "pretrain": config.pretrain,
+        "eval_prompts": config.eval_prompts,
+    }
+
+
+def prepare(config: PPOConfig, inputs: dict[str, str | Path], run: Run) -> Parts:
+    """Load everything, from the latest checkpoint of `run` where there is one.
+
+    Raises:
+        ConfigError, CheckpointError, DataError: an input that is missing, foreign or does not fit the others.
+    """
+    device = pick_device(config.device)
+    folder = Path(inputs["model"])
+    tokenizer = Tokenizer.load(folder)
+    reference = load_language_model(folder).to(device).requires_grad_(False)
+    prompts = load_prompts(config.prompts, tokenizer, reference.config.context, config)
+    reward = load_reward(str(inputs["reward"]), device)
+    if isinstance(reward, RewardModel) and reward.tokenizer.fingerprint != tokenizer.fingerprint:
+        raise CheckpointError(
+            "the reward model reads other tokens than the policy writes",
+            str(inputs["reward"]),
+            "train the reward model from a model with the policy's tokenizer",
+        )
+    value_init = _value_init(config, reward)
+    if run.latest is not None:
+        policy = load_language_model(run.latest)
+        value = load_scalar_model(run.latest / "value")
+    else:
+        policy = load_language_model(folder)
+        if value_init == "reward":
+            value = load_scalar_model(inputs["reward"])
+        else:
+            value = scalar_from_language(policy, derive_seed(config.seed, "value"), zero_head=True)
+    learner = _learner(policy.to(device), value.to(device), config)
+    state, tensors = run.load_state()
+    if run.latest is not None:
+        _restore(learner, tensors, run.latest)
+    evaluation = None
+    if config.eval_every > 0:
+        evaluation = load_prompts(config.eval_prompts, tokenizer, reference.config.context, config)
+    return Parts(
+        tokenizer=tokenizer,
+        learner=learner,
+        reference=reference,
+        reward=reward,
+        value_init=value_init,
+        prompts=prompts,
+        eval_prompts=evaluation,
+        pretraining=_pretraining(config, tokenizer, reference.config.context, run.folder),
+        kl_coefficient=float(state.get("kl_coefficient", config.beta)),
+        first=dict(state.get("first", {})),
+        last=dict(state.get("last", {})),
+    )
+
+
+def save(run: Run, finished: int, parts: Parts, config: PPOConfig, state: dict[str, Any]) -> None:
+    """Write the checkpoint of `finished` rounds: the policy, with folders `ema/` and `value/`."""
+    learner = parts.learner
+    special = {
+        "bos_token_id": parts.tokenizer.bos_id,
+        "eos_token_id": parts.tokenizer.end_of_turn_id,
+        "pad_token_id": parts.tokenizer.pad_id,
+    }
+
+    def write(folder: Path) -> None:
+        save_model(learner.policy, folder, special=special)
+        save_model(learner.value, folder / "value", special=special)
+        written = [folder, folder / "value"]
+        if learner.ema is not None:
+            average = copy.deepcopy(learner.policy)
+            learner.ema.copy_to(average)
+            save_model(average, folder / "ema", special=special)
+            written.append(folder / "ema")
+        for place in written:
+            parts.tokenizer.save(place)
+
+    tensors = optimizer_tensors(learner.policy_optimizer, learner.policy, "policy.")
+    tensors |= optimizer_tensors(learner.value_optimizer, learner.value, "value.")
+    run.save(finished, write, tensors, state, keep=config.keep or None)
+
+
+def load_prompts(path: str, tokenizer: Tokenizer, context: int, config: PPOConfig) -> PromptSet:
+    """Read and render prompts; those above `max_prompt` tokens are left out ([P] drops prompts above 1k).
+
+    Raises:
+        DataError: a prompt leaves no room for `max_new` tokens in the model's context, or none is left.
+    """
+    kept: list[Prompt] = []
+    rendered: list[tuple[int, ...]] = []
+    dropped = 0
+    for prompt in read_prompts(path):
+        ids = tuple(render_prompt(tokenizer, prompt.messages))
+        if 0 < config.max_prompt < len(ids):
+            dropped += 1
+            continue
+        room = context - config.max_new
+        if len(ids) > room:
+            raise DataError(
+                f"prompt {prompt.id} has {len(ids)} tokens, and {config.max_new} for the reply do not fit a "
+                f"context of {context}",
+                path,
+                f"use a smaller --max-new, or leave such prompts out with --max-prompt {max(room, 1)}",
+            )
+        kept.append(prompt)
+        rendered.append(ids)
+    if not kept:
+        raise DataError("no prompt is left", path, "raise --max-prompt or give shorter prompts")
+    return PromptSet(tuple(kept), tuple(rendered), dropped)
+
+
+def _value_init(config: PPOConfig, reward: Reward) -> str:
+    is_model = isinstance(reward, RewardModel)
+    if config.value_init == "reward" and not is_model:
+        raise ConfigError(
+            "a reward function has no weights to start the value network from",
+            "--value-init",
+            "use --value-init policy, or auto",
+        )
+    return config.value_init if config.value_init != "auto" else "reward" if is_model else "policy"
+
+
+def _learner(policy: LanguageModel, value: ScalarModel, config: PPOConfig) -> Learner:
+    betas = (config.beta1, config.beta2)
+    return Learner(
+        policy=policy,
+        value=value,
+        policy_optimizer=adamw(policy, config.lr, betas, config.eps, config.weight_decay),
+        value_optimizer=adamw(value, config.value_lr, betas, config.eps, config.weight_decay),
+        ema=Ema(policy, config.ema) if config.ema > 0 else None,
+    )
+
+
+def _restore(learner: Learner, tensors: dict[str, Tensor], checkpoint: Path) -> None:
+    restore_optimizer(learner.policy_optimizer, learner.policy, tensors, "policy.")
+    restore_optimizer(learner.value_optimizer, learner.value, tensors, "value.")
+    if learner.ema is not None:
+        average = load_language_model(checkpoint / "ema")
+        with torch.no_grad():
+            for name, parameter in average.named_parameters():
+                learner.ema.values[name].copy_(parameter)
+
+
+def _pretraining(
+    config: PPOConfig, tokenizer: Tokenizer, context: int, folder: Path
+) -> Callable[[int], list[list[int]]] | None:
+    """Optimizer step -> its pretraining examples, cut where documents meet; None without a ptx term."""
+    if config.ptx_coef == 0:
+        return None
+    if config.ptx_length > context:
+        raise ConfigError(
+            f"pretraining examples of {config.ptx_length} tokens do not fit a context of {context}",
+            "--ptx-length",
+            f"use at most {context}",
+        )
+    if (Path(config.pretrain) / "index.json").exists():
+        shards = TokenShards.open(config.pretrain, tokenizer)
+    else:
+        shards = write_shards(read_texts(config.pretrain), tokenizer, folder / "pretrain_tokens")
+    seed = derive_seed(config.seed, "ptx")
+    return lambda step: shards.batch(step, config.ptx_examples, config.ptx_length, seed)

@@ -1,0 +1,254 @@
+"""Step 1: sample replies from the policy, and read off what the four networks say of each token."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from instructgpt.data.collate import pack_ids
+from instructgpt.data.packing import plan_batches
+from instructgpt.data.records import Prompt
+from instructgpt.generation.engine import Completion, Request, generate
+from instructgpt.generation.reply import reply_key
+from instructgpt.maths.logprobs import token_logprobs
+from instructgpt.model.heads import LanguageModel, ScalarModel
+from instructgpt.rlhf.settings import PPOConfig
+from instructgpt.scoring.reward import Reward, RewardModel
+from instructgpt.text.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class Episodes:
+    """B prompts with one sampled reply each. A reply is right-padded to R; where it ends is
+    `response_length`.
+
+    Lengths are carried, never found by looking for a padding or end id (field faults 4 and 6).
+    """
+
+    prompts: tuple[Prompt, ...]
+    prompt_ids: tuple[tuple[int, ...], ...]
+    """B rows, ragged: the rendered prompt."""
+    response_ids: Tensor
+    """(B, R) int64: the reply, with the id that ended it if it stopped; 0 beyond its length."""
+    response_length: Tensor
+    """(B,) int64, at least 1."""
+    response_mask: Tensor
+    """(B, R) bool: True = a token of the reply."""
+    stopped: Tensor
+    """(B,) bool: the reply ended itself; False = it was cut at the largest length."""
+    rollout_logprobs: Tensor
+    """(B, R) float32: log-probabilities in nats that the sampler saw, 0 beyond the reply."""
+
+    @property
+    def prompt_length(self) -> Tensor:
+        """(B,) int64."""
+        return torch.tensor([len(ids) for ids in self.prompt_ids])
+
+    @property
+    def last_index(self) -> Tensor:
+        """(B,) int64: index within the reply of its last real token, on which the score lands."""
+        return self.response_length - 1
+
+    def sequences(self, rows: Sequence[int] | None = None) -> list[list[int]]:
+        """The prompt's ids, then the reply's, of the rows asked for (None = all B)."""
+        chosen = list(range(len(self.prompts)) if rows is None else rows)
+        replies = self.response_ids[chosen].tolist()
+        lengths = self.response_length[chosen].tolist()
+        return [
+            [*self.prompt_ids[row], *reply[:n]]
+            for row, reply, n in zip(chosen, replies, lengths, strict=True)
+        ]
+
+    def texts(self, tokenizer: Tokenizer) -> list[str]:
+        """The B replies as text, without the id that ended them."""
+        replies, lengths = self.response_ids.tolist(), self.response_length.tolist()
+        return [
+            tokenizer.decode(reply[: n - stopped])
+            for reply, n, stopped in zip(replies, lengths, self.stopped.tolist(), strict=True)
+        ]
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """Episodes with what policy, reference and value network say of each token, and the score of each reply.
+
+    All (B, R) tensors are float32 and 0 where `episodes.response_mask` is False.
+    """
+
+    episodes: Episodes
+    old_logprobs: Tensor
+    """(B, R) nats: the policy before the update, by the update's own forward pass, or as sampled."""
+    reference_logprobs: Tensor
+    """(B, R) nats: the frozen SFT model."""
+    values: Tensor
+    """(B, R) reward units: V of the state *before* each token of the reply."""
+    scores: Tensor
+    """(B,) reward units: the reward model's number for the whole reply."""
+
+    @property
+    def mask(self) -> Tensor:
+        """(B, R) bool: `episodes.response_mask`."""
+        return self.episodes.response_mask
+
+
+@dataclass(frozen=True)
+class Micro:
+    """Some rows of the episodes, packed for one forward pass; n = tokens of their replies, N = all tokens."""
+
+    ids: Tensor
+    """(N,) int64: prompt and reply, row after row."""
+    positions: Tensor
+    """(N,) int64."""
+    lengths: list[int]
+    """Tokens of each row; they sum to N."""
+    before: Tensor
+    """(n,) int64: index into N of the token before each reply token: its hidden state predicts it."""
+    targets: Tensor
+    """(n,) int64: the reply tokens."""
+    slots: Tensor
+    """(n,) int64: where each reply token lies in a flattened (B, R) tensor."""
+
+
+def sample_episodes(
+    policy: LanguageModel,
+    prompts: Sequence[Prompt],
+    prompt_ids: Sequence[Sequence[int]],
+    *,
+    stop_ids: frozenset[int],
+    max_new: int,
+    temperature: float,
+    seed: int,
+    iteration: int,
+    max_active: int = 64,
+) -> Episodes:
+    """One reply to each prompt by ancestral sampling at `temperature`: no truncation of any kind (field fault
+    12).
+
+    A reply depends on (seed, iteration, prompt id, how often the prompt came before in this batch, position)
+    only, not on what else is in the batch.
+    """
+    seen: dict[str, int] = {}
+    requests = []
+    for prompt, ids in zip(prompts, prompt_ids, strict=True):
+        sample = seen.get(prompt.id, 0)
+        seen[prompt.id] = sample + 1
+        key = reply_key(seed, iteration, prompt.id, sample)
+        requests.append(Request(tuple(ids), key, max_new, temperature, stop_ids=stop_ids))
+    return build_episodes(prompts, prompt_ids, generate(policy, requests, max_active=max_active))
+
+
+def build_episodes(
+    prompts: Sequence[Prompt], prompt_ids: Sequence[Sequence[int]], completions: Sequence[Completion]
+) -> Episodes:
+    """Put sampled replies into right-padded tensors."""
+    lengths = torch.tensor([len(completion.ids) for completion in completions])
+    mask = torch.arange(int(lengths.max())) < lengths[:, None]  # (B, R)
+    flat_ids = torch.tensor([i for completion in completions for i in completion.ids])
+    flat_logprobs = torch.tensor([x for completion in completions for x in completion.logprobs])
+    return Episodes(
+        prompts=tuple(prompts),
+        prompt_ids=tuple(tuple(ids) for ids in prompt_ids),
+        response_ids=torch.zeros(mask.shape, dtype=torch.int64).masked_scatter(mask, flat_ids),
+        response_length=lengths,
+        response_mask=mask,
+        stopped=torch.tensor([completion.stopped for completion in completions]),
+        rollout_logprobs=torch.zeros(mask.shape).masked_scatter(mask, flat_logprobs),
+    )
+
+
+def micro_batches(
+    episodes: Episodes, rows: Sequence[int], max_tokens: int, device: torch.device | str = "cpu"
+) -> list[Micro]:
+    """Cut `rows` of the episodes into packed pieces of like length, each of about `max_tokens` tokens."""
+    width = episodes.response_ids.shape[1]
+    sequences = episodes.sequences(rows)
+    micros = []
+    for plan in plan_batches([len(sequence) for sequence in sequences], max_tokens):
+        ids, positions, lengths = pack_ids([sequences[i] for i in plan])
+        replied_at: list[int] = []
+        slots: list[int] = []
+        end = 0
+        for i, length in zip(plan, lengths, strict=True):
+            end += length
+            replied = length - len(episodes.prompt_ids[rows[i]])
+            replied_at += range(end - replied, end)
+            slots += range(rows[i] * width, rows[i] * width + replied)
+        targets_at = torch.tensor(replied_at)
+        before, targets = (targets_at - 1).to(device), ids[targets_at].to(device)
+        micros.append(
+            Micro(ids.to(device), positions.to(device), lengths, before, targets, torch.tensor(slots))
+        )
+    return micros
+
+
+@torch.no_grad()
+def episode_logprobs(
+    model: LanguageModel,
+    episodes: Episodes,
+    micros: Sequence[Micro],
+    temperature: float,
+    dtype: str = "float32",
+) -> Tensor:
+    """(B, R) nats: log-probability of each reply token under `model` at `temperature`; 0 beyond the reply."""
+    out = torch.zeros(episodes.response_ids.numel())
+    for micro in micros:
+        with autocast(model, dtype):
+            hidden = model(micro.ids, micro.positions, micro.lengths)[micro.before]
+            logprobs = token_logprobs(hidden, model.unembedding, micro.targets, temperature)
+        out[micro.slots] = logprobs.float().cpu()
+    return out.view_as(episodes.response_ids)
+
+
+@torch.no_grad()
+def episode_values(
+    model: ScalarModel, episodes: Episodes, micros: Sequence[Micro], dtype: str = "float32"
+) -> Tensor:
+    """(B, R) reward units: V of the state before each reply token; 0 beyond the reply."""
+    out = torch.zeros(episodes.response_ids.numel())
+    for micro in micros:
+        with autocast(model, dtype):
+            values = model.score(model(micro.ids, micro.positions, micro.lengths)[micro.before])
+        out[micro.slots] = values.float().cpu()
+    return out.view_as(episodes.response_ids)
+
+
+def episode_scores(reward: Reward, episodes: Episodes, tokenizer: Tokenizer) -> Tensor:
+    """(B,) reward units. A reward model reads the ids, at the last real token; a function reads texts."""
+    if isinstance(reward, RewardModel):
+        return reward.score_ids(episodes.sequences()).float().cpu().clone()
+    prompts = [prompt.messages for prompt in episodes.prompts]
+    return torch.tensor(reward.score(prompts, episodes.texts(tokenizer)), dtype=torch.float32)
+
+
+def score_rollout(
+    episodes: Episodes,
+    policy: LanguageModel,
+    reference: LanguageModel,
+    value: ScalarModel,
+    reward: Reward,
+    tokenizer: Tokenizer,
+    config: PPOConfig,
+) -> Rollout:
+    """What the four networks say of the episodes: one packed forward pass each, without gradients."""
+    rows = range(len(episodes.prompts))
+    micros = micro_batches(episodes, rows, config.max_tokens, next(policy.parameters()).device)
+    if config.old_logprobs == "rollout":
+        old = episodes.rollout_logprobs
+    else:
+        old = episode_logprobs(policy, episodes, micros, config.temperature, config.dtype)
+    return Rollout(
+        episodes=episodes,
+        old_logprobs=old,
+        reference_logprobs=episode_logprobs(reference, episodes, micros, config.temperature, config.dtype),
+        values=episode_values(value, episodes, micros, config.dtype),
+        scores=episode_scores(reward, episodes, tokenizer),
+    )
+
+
+def autocast(model: LanguageModel | ScalarModel, dtype: str) -> torch.autocast:
+    """The precision of a forward pass: bfloat16 products on float32 weights, or nothing for float32."""
+    kind = next(model.parameters()).device.type
+    return torch.autocast(kind, torch.bfloat16, enabled=dtype == "bfloat16")

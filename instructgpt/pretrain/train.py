@@ -173,14 +173,9 @@ def train(config: PretrainConfig) -> dict[str, Any]:
         for step in run.steps(run.start, config.steps, config.save_every):
             done = step + 1
             lr = config.lr * cosine(step, config.steps, config.warmup)
-            set_lr(optimizer, lr)
             sequences = draw(step, config.batch, length, config.seed)
             loss = accumulate(model, sequences, config.micro_tokens, dtype)
-            norm = clip_gradients(model.parameters(), config.clip)
-            if not math.isfinite(norm):
-                raise _not_finite(norm, run, step)
-            optimizer.step()
-            optimizer.zero_grad()
+            norm = _update(model, optimizer, lr, config.clip, f"{run.folder}, step {done}")
             losses.append(loss)
             speed = config.batch * length / (time.monotonic() - clock)
             validation = None
@@ -299,12 +294,21 @@ def _held_out(config: PretrainConfig, tokenizer: Tokenizer) -> list[list[int]]:
     return [ids[i : i + size] for ids in documents for i in range(0, len(ids), size) if len(ids) - i > 1]
 
 
-def _not_finite(norm: float, run: Run, step: int) -> CheckError:
-    return CheckError(
-        f"the gradient's norm is {norm} at step {step + 1}, so it was not taken; the last checkpoint is good",
-        str(run.folder),
-        "start again in another --out with a smaller --lr or a longer --warmup",
-    )
+def _update(
+    model: LanguageModel, optimizer: torch.optim.Optimizer, lr: float, max_norm: float, where: str
+) -> float:
+    """Take the step and clear the gradients; returns their norm before clipping."""
+    norm = clip_gradients(model.parameters(), max_norm)
+    if not math.isfinite(norm):
+        raise CheckError(
+            f"the gradient's norm is {norm}, so the step was not taken; the last checkpoint is good",
+            where,
+            "start again in another --out with a smaller --lr or a longer --warmup",
+        )
+    set_lr(optimizer, lr)
+    optimizer.step()
+    optimizer.zero_grad()
+    return norm
 
 
 def _wrong(name: str, value: object, cure: str) -> ConfigError:

@@ -79,14 +79,9 @@ def train(config: RewardConfig) -> dict[str, Any]:
         for step in run.steps(run.start, stream.steps, config.save_every):
             done, clock = step + 1, time.monotonic()
             lr = config.lr * cosine(step, stream.steps, config.warmup)
-            set_lr(optimizer, lr)
             batch = stream.batch(step)
             loss, accuracy = accumulate(model, batch, config.micro_tokens, dtype)
-            norm = clip_gradients(model.parameters(), config.clip)
-            if not math.isfinite(norm):
-                raise _not_finite(norm, run, step)
-            optimizer.step()
-            optimizer.zero_grad()
+            norm = _update(model, optimizer, lr, config.clip, f"{run.folder}, step {done}")
             speed = sum(comparison.tokens for comparison in batch) / (time.monotonic() - clock)
             measured = {"loss": loss, "accuracy": accuracy, "lr": lr, "grad_norm": norm}
             measured["tokens_per_second"] = round(speed, 1)
@@ -250,9 +245,18 @@ def _inputs(config: RewardConfig) -> tuple[Path, dict[str, str | Path]]:
     return source, inputs
 
 
-def _not_finite(norm: float, run: Run, step: int) -> CheckError:
-    return CheckError(
-        f"the gradient's norm is {norm} at step {step + 1}, so it was not taken; the last checkpoint is good",
-        str(run.folder),
-        "start again in another --out with a smaller --lr or a --warmup",
-    )
+def _update(
+    model: ScalarModel, optimizer: torch.optim.Optimizer, lr: float, max_norm: float, where: str
+) -> float:
+    """Take the step and clear the gradients; returns their norm before clipping."""
+    norm = clip_gradients(model.parameters(), max_norm)
+    if not math.isfinite(norm):
+        raise CheckError(
+            f"the gradient's norm is {norm}, so the step was not taken; the last checkpoint is good",
+            where,
+            "start again in another --out with a smaller --lr or a --warmup",
+        )
+    set_lr(optimizer, lr)
+    optimizer.step()
+    optimizer.zero_grad()
+    return norm

@@ -73,14 +73,9 @@ def train(config: SFTConfig) -> dict[str, Any]:
         for step in run.steps(run.start, total, every):
             done, clock = step + 1, time.monotonic()
             lr = config.lr * cosine(step, total, config.warmup)
-            set_lr(optimizer, lr)
             batch, windows = stream.batch(step), _windows(mix, step, config)
             measured = gradients(model, batch, windows, config, step, dtype)
-            norm = clip_gradients(model.parameters(), config.clip)
-            if not math.isfinite(norm):
-                raise _not_finite(norm, run, step)
-            optimizer.step()
-            optimizer.zero_grad()
+            norm = _update(model, optimizer, lr, config.clip, f"{run.folder}, step {done}")
             tokens = sum(len(example.ids) for example in [*batch, *windows])
             measured |= {"lr": lr, "grad_norm": norm}
             measured["tokens_per_second"] = round(tokens / (time.monotonic() - clock), 1)
@@ -197,9 +192,18 @@ def _check_vocabulary(model: LanguageModel, tokenizer: Tokenizer, source: Path) 
         )
 
 
-def _not_finite(norm: float, run: Run, step: int) -> CheckError:
-    return CheckError(
-        f"the gradient's norm is {norm} at step {step + 1}, so it was not taken; the last checkpoint is good",
-        str(run.folder),
-        "start again in another --out with a smaller --lr or a --warmup",
-    )
+def _update(
+    model: LanguageModel, optimizer: torch.optim.Optimizer, lr: float, max_norm: float, where: str
+) -> float:
+    """Take the step and clear the gradients; returns their norm before clipping."""
+    norm = clip_gradients(model.parameters(), max_norm)
+    if not math.isfinite(norm):
+        raise CheckError(
+            f"the gradient's norm is {norm}, so the step was not taken; the last checkpoint is good",
+            where,
+            "start again in another --out with a smaller --lr or a --warmup",
+        )
+    set_lr(optimizer, lr)
+    optimizer.step()
+    optimizer.zero_grad()
+    return norm

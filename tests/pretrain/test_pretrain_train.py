@@ -174,7 +174,7 @@ def test_a_gradient_that_is_not_finite_stops_the_run(
 ) -> None:
     """Training does not go on silently (field fault 21)."""
     monkeypatch.setattr(stage, "clip_gradients", lambda *_: math.nan)
-    with pytest.raises(CheckError, match=r"nan at step 1.*smaller --lr"):
+    with pytest.raises(CheckError, match=r"norm is nan.*step 1\).*smaller --lr"):
         train(config(world, tmp_path / "r"))
 
 

@@ -28,6 +28,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from tyro.conf import Positional
+
 from instructgpt.config import from_table, near, preset_path, read_toml
 from instructgpt.errors import ConfigError
 
@@ -56,7 +58,7 @@ _FILE_KEYS = ("out", "seed", "summary", "stage")
 class RunConfig:
     """Run the stages of a TOML file in order, skipping those that are finished and unchanged."""
 
-    file: str = ""
+    file: Positional[str] = ""
     """The TOML file: see the documentation of `instructgpt.pipeline`."""
     out: str = ""
     """Run folder; empty = the file's `out`."""
@@ -118,7 +120,7 @@ def run(config: RunConfig) -> dict[str, Any]:
         InstructGPTError: a stage failed or was stopped; the same command goes on from there.
     """
     if not config.file:
-        raise ConfigError("no file was named", "--file", "give a TOML file that lists stages")
+        raise ConfigError("no file was named", "instructgpt run FILE.toml", "give one that lists stages")
     return _execute(_read_plan(Path(config.file), config.out, config.seed, config.set), config.until, "run")
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from instructgpt.data.jsonl import JSONL_ENDINGS, TEXT_ENDINGS, expand
 from instructgpt.data.records import Prompt, read_prompts, read_texts, write_jsonl
 from instructgpt.errors import ConfigError
 from instructgpt.evaluation.answers import Answers, Candidate, answer
@@ -62,15 +63,20 @@ def run(config: EvalConfig) -> dict[str, Any]:
     """
     named = _names(config)
     inputs: dict[str, str | Path] = {f"model {name}": folder for name, folder in named.items()}
-    inputs |= {"prompts": config.prompts, "text": config.text}
-    if Path(config.judge).is_dir():
-        inputs["judge"] = final_checkpoint(config.judge)
+    endings = (*JSONL_ENDINGS, *TEXT_ENDINGS)
+    for key, value in (("prompts", config.prompts), ("text", config.text)):
+        inputs[key] = ",".join(map(str, expand(value, endings))) if value else ""
+    spec = _judge_spec(config.judge)
+    if spec:
+        world = spec.removeprefix("practice:")
+        inputs["judge"] = f"{world}/config.json" if world != spec else spec if Path(spec).is_dir() else ""
+    # Read first, so that a mistyped path leaves no run folder behind that the right one would not fit.
+    prompts = read_prompts(config.prompts)[: config.count or None] if config.prompts else []
+    judge = load_judge(spec, config.seed) if spec and prompts else None
+    texts = read_texts(config.text) if config.text else []
     with open_run(config.out, "eval", config, inputs) as folder:
         if folder.finished is not None:
             return folder.finished
-        prompts = read_prompts(config.prompts)[: config.count or None] if config.prompts else []
-        judge = load_judge(_judge_spec(config), config.seed) if config.judge and prompts else None
-        texts = read_texts(config.text) if config.text else []
         baseline: Candidate | None = None
         rows: dict[str, dict[str, Any]] = {}
         answers: dict[str, Answers] = {}
@@ -127,9 +133,9 @@ def _names(config: EvalConfig) -> dict[str, Path]:
     return named
 
 
-def _judge_spec(config: EvalConfig) -> str:
+def _judge_spec(spec: str) -> str:
     """A stage's folder counts as its final checkpoint."""
-    return str(final_checkpoint(config.judge)) if Path(config.judge).is_dir() else config.judge
+    return str(final_checkpoint(spec)) if spec and Path(spec).is_dir() else spec
 
 
 def _replies(

@@ -32,6 +32,7 @@ _COLOURS = {
 _OTHERS = ("#3f83f8", "#e8862e", "#1f9e89", "#9b6bdf", "#d9485f", "#b08d57", "#8b949e")
 _LABELS = {
     "base": "base",
+    "pretrain": "pretraining",
     "sft": "SFT",
     "sft_best": "best SFT",
     "sft_more": "SFT, more",
@@ -155,7 +156,7 @@ def losses(runs: Mapping[str, Sequence[Row]]) -> str:
                 panel.plot(steps, valid, color="#d9485f", marker="o", markersize=4, label="validation")
             if values:
                 # the first steps are far above the rest and would flatten it
-                late = sorted(values[len(values) // 50 :])
+                late = sorted(values[len(values) // 10 :])
                 low, high = min([late[0], *valid]), max([late[int(0.98 * (len(late) - 1))], *valid])
                 panel.set_ylim(low - 0.05 * (high - low) - 1e-3, high + 0.1 * (high - low) + 1e-3)
             panel.set_title(label(name))
@@ -227,6 +228,7 @@ def ppo_curves(runs: Mapping[str, Sequence[Row]]) -> str:
                 steps, values = series(rows, key)
                 panel.plot(steps, values, color=colour(name), label=label(name))
             panel.set_title(title)
+            panel.xaxis.get_major_locator().set_params(integer=True)
             panel.set_xlabel("iteration")
             panel.set_ylabel(unit)
         if runs:
@@ -334,7 +336,8 @@ def win_rates(rates: Mapping[str, Row], baseline: str) -> str:
         panel.tick_params(axis="y", length=0)
         panel.grid(axis="y", visible=False)
         panel.axvline(0.5, color=_INK, linewidth=0.8, linestyle=":")
-        panel.margins(x=0.12)
+        spread = max(0.15, *(abs(rate[end] - 0.5) for rate in rates.values() for end in ("low", "high")))
+        panel.set_xlim(max(0.0, 0.5 - 1.15 * spread), min(1.0, 0.5 + 1.15 * spread) + 0.02)
         panel.set_xlabel(f"share of prompts won over {label(baseline)}, ties half, 95 % interval")
 
     return draw(f"wins-{baseline}", paint, height=0.8 + 0.38 * len(rates))

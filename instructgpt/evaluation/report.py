@@ -28,7 +28,9 @@ _COLUMNS = {
     "text_loss": "text loss",
     "length": "length",
     "eos_rate": "ended",
+    "prompts": "prompts",
 }
+_FORMATS = {"length": ".1f", "prompts": "d"}
 _EACH = 3  # samples of each kind
 
 
@@ -161,7 +163,9 @@ def _result_section(stage: StageData, config: ReportConfig) -> dict[str, Any]:
     columns = [key for key in _COLUMNS if any(row.get(key) is not None for row in models.values())]
     rows = []
     for name, row in models.items():
-        cells = ["–" if row.get(key) is None else f"{row[key]:.3f}" for key in columns]
+        cells = [
+            "–" if row.get(key) is None else format(row[key], _FORMATS.get(key, ".3f")) for key in columns
+        ]
         rows.append(
             {"name": label(name), "colour": colour(name), "cells": cells, "main": name == config.after}
         )
@@ -231,8 +235,8 @@ def _curve_sections(stage: StageData) -> list[dict[str, Any]]:
                 "title": "Reward and hidden utility against KL",
                 "zh": "奖励与真实效用随 KL 的变化（过度优化）",
                 "note": "Each point is a saved checkpoint. Where the left curve still rises and the right "
-                "one falls, the policy exploits the reward model's errors: with β near 0 nothing holds it back. "
-                "Best of n is drawn at the bound on its KL; bands are 95 % intervals.",
+                "one falls, the policy exploits the reward model's errors: with β near 0 nothing holds it "
+                "back. Best of n is drawn at the bound on its KL; bands are 95 % intervals.",
                 "figures": [figures.over_optimisation(curves)],
             }
         )

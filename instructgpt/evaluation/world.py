@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from instructgpt.data.records import Prompt, Text, read_prompts, read_rankings, read_texts, write_jsonl
-from instructgpt.errors import ConfigError
 from instructgpt.evaluation.answers import Answers, Candidate, answer
 from instructgpt.evaluation.collect import agreement
 from instructgpt.evaluation.divergence import reply_divergence
@@ -22,65 +21,22 @@ from instructgpt.evaluation.perplexity import text_loss
 from instructgpt.evaluation.result_table import result_table
 from instructgpt.evaluation.reward_accuracy import accuracy, compare_rewards, ranked_by, scores_of
 from instructgpt.evaluation.statistics import Estimate, mean_interval, win_rate
+from instructgpt.evaluation.world_settings import (
+    REFERENCE,
+    WorldEvalConfig,
+    checkpoints_of,
+    inputs_of,
+    name_pairs,
+)
 from instructgpt.runtime.checkpoint import Run, final_checkpoint, open_run
 from instructgpt.runtime.device import tune_malloc
 from instructgpt.runtime.metrics import Progress
 from instructgpt.runtime.seeds import derive_seed
 from instructgpt.scoring.reward import RewardModel
 
-REFERENCE, BEST_SFT = "sft", "sft_best"
+__all__ = ["WorldEvalConfig", "run"]
 
-
-@dataclass(frozen=True)
-class WorldEvalConfig:
-    """Measure the models of a demo run on the practice world."""
-
-    out: str = ""
-    """Run folder to write."""
-    world: str = ""
-    """Folder of the world stage."""
-    reward: str = ""
-    """Reward-model checkpoint."""
-    rankings: str = ""
-    """Rankings the reward model was trained on; the bag-of-words baseline learns from them."""
-    rankings_valid: str = ""
-    """Rankings of held-out prompts."""
-    rankings_second: str = ""
-    """The same replies ranked by a second labeler."""
-    models: tuple[str, ...] = ()
-    """name=checkpoint, in the order of the table; `sft` is the reference of the KL and must be among them."""
-    contenders: tuple[str, ...] = ()
-    """Stage folders whose SFT checkpoints compete for being the best SFT by hidden utility."""
-    paths: tuple[str, ...] = ()
-    """name=stage folder of PPO runs whose saved checkpoints are measured one by one."""
-    prompts: str = ""
-    """Prompts that no stage has seen."""
-    dev_prompts: str = ""
-    """Prompts on which the best SFT checkpoint is chosen."""
-    text: str = ""
-    """Held-out pretraining text."""
-    main: tuple[str, ...] = ("ppo_ptx",)
-    """Models measured, like the best SFT, on all prompts; the others on `others_prompts`."""
-    main_prompts: int = 2000
-    """How many prompts, from the first."""
-    others_prompts: int = 500
-    """How many for the other models."""
-    dev_count: int = 300
-    """How many prompts choose the best SFT checkpoint."""
-    path_prompts: int = 200
-    """How many prompts for each checkpoint along a PPO run."""
-    best_of: int = 4
-    """Best-of-n by the reward model, of the SFT model's replies."""
-    max_new: int = 48
-    """Longest reply, in tokens."""
-    samples: int = 500
-    """Prompts whose replies by all models are written to samples.jsonl."""
-    seed: int = 0
-    """Decides replies and resamples."""
-
-    def __post_init__(self) -> None:
-        if REFERENCE not in dict(_pairs("models", self.models)):
-            raise ConfigError(f"no model is called {REFERENCE}", "models", f"add {REFERENCE}=CHECKPOINT")
+BEST_SFT = "sft_best"
 
 
 @dataclass
@@ -99,9 +55,9 @@ def run(config: WorldEvalConfig) -> dict[str, Any]:
     Summary: `reward_model`, `models`, `win_rate`, `gain`, `tax`, `curves` (see docs), `table` as text.
     """
     tune_malloc()
-    models = dict(_pairs("models", config.models))
-    paths = dict(_pairs("paths", config.paths))
-    with open_run(config.out, "evaluate", config, _inputs(config, models, paths)) as run:
+    models = dict(name_pairs("models", config.models))
+    paths = dict(name_pairs("paths", config.paths))
+    with open_run(config.out, "evaluate", config, inputs_of(config)) as run:
         if run.finished is not None:
             return run.finished
         return run.finish(_Evaluation(config, models, paths, run).measure())
@@ -124,9 +80,9 @@ class _Evaluation:
     def measure(self) -> dict[str, Any]:
         """All of the summary but time and memory."""
         config = self.config
-        contenders = _checkpoints(config.contenders)
-        tracks = {name: _checkpoints([folder]) for name, folder in self.paths.items()}
-        steps = 2 + len(contenders) + len(self.models) + sum(map(len, tracks.values()))
+        contenders = checkpoints_of(config.contenders)
+        tracks = {name: checkpoints_of([folder]) for name, folder in self.paths.items()}
+        steps = 1 + max(1, len(contenders)) + len(self.models) + sum(map(len, tracks.values()))
         progress = Progress("evaluate", steps)
         reward_model = self._reward_model()
         progress.advance()
@@ -210,7 +166,9 @@ class _Evaluation:
 
     def _judged(self, answers: Answers) -> Measured:
         utility = self.judge.score(answers.prompts, answers.texts)
-        reward = self.reward.score_ids(answers.sequences).tolist()
+        return self._means(answers, utility, self.reward.score_ids(answers.sequences).tolist())
+
+    def _means(self, answers: Answers, utility: list[float], reward: list[float]) -> Measured:
         interval = mean_interval(utility, self.seed)
         row = {
             "utility": interval.mean,
@@ -231,14 +189,14 @@ class _Evaluation:
         found = {}
         for count in _powers_of_two(n):
             best = [
-                max(range(count), key=lambda j, i=i: groups[j].reward[i])  # type: ignore[misc]
+                max(groups[:count], key=lambda group, i=i: group.reward[i])  # type: ignore[misc]
                 for i in range(len(prompts))
             ]
-            replies = tuple(groups[j].answers.replies[i] for i, j in enumerate(best))
-            chosen = self._judged(
-                Answers(
-                    first.answers.prompts[: len(prompts)], first.answers.prompt_ids[: len(prompts)], replies
-                )
+            replies = tuple(group.answers.replies[i] for i, group in enumerate(best))
+            chosen = self._means(
+                replace(groups[0].answers, replies=replies),
+                [group.utility[i] for i, group in enumerate(best)],
+                [group.reward[i] for i, group in enumerate(best)],
             )
             # The bound log n - (n - 1) / n on KL(best-of-n, reference), reached where no two replies tie.
             chosen.row |= {
@@ -341,37 +299,6 @@ def _powers_of_two(n: int) -> list[int]:
     return [2**i for i in range(1, n.bit_length()) if 2**i < n] + ([n] if n > 1 else [])
 
 
-def _pairs(key: str, values: Sequence[str]) -> list[tuple[str, str]]:
-    pairs = []
-    for value in values:
-        name, equals, path = value.partition("=")
-        if not (name and equals and path):
-            raise ConfigError(f"{value!r} names no model", key, "write NAME=FOLDER")
-        pairs.append((name, path))
-    return pairs
-
-
-def _checkpoints(folders: Sequence[str]) -> list[Path]:
-    """All checkpoints of stages, in order; a folder that is itself a model counts as one."""
-    found: list[Path] = []
-    for folder in folders:
-        steps = sorted((Path(folder) / "checkpoints").glob("step-*"))
-        found += steps or [final_checkpoint(folder)]
-    return found
-
-
 def _step(path: Path) -> int:
     digits = path.name.rpartition("-")[2]
     return int(digits) if digits.isdigit() else 0
-
-
-def _inputs(config: WorldEvalConfig, models: dict[str, str], paths: dict[str, str]) -> dict[str, str | Path]:
-    """Everything whose change calls for measuring again."""
-    inputs: dict[str, str | Path] = {f"model {name}": final_checkpoint(path) for name, path in models.items()}
-    inputs["contenders"] = ",".join(map(str, _checkpoints(config.contenders)))
-    inputs |= {f"path {name}": ",".join(map(str, _checkpoints([path]))) for name, path in paths.items()}
-    inputs["reward"] = final_checkpoint(config.reward)
-    inputs["world"] = Path(config.world) / "config.json"
-    for name in ("rankings", "rankings_valid", "rankings_second", "prompts", "dev_prompts", "text"):
-        inputs[name] = getattr(config, name)
-    return inputs

@@ -151,7 +151,13 @@ def prepare(config: PPOConfig, inputs: dict[str, str | Path], run: Run) -> Parts
         value_init=value_init,
         prompts=prompts,
         eval_prompts=evaluation,
-        pretraining=_pretraining(config, tokenizer, reference.config.context, run.folder),
+        pretraining=_pretraining(
+            config,
+            tokenizer,
+            reference.config.context,
+            run.folder / "pretrain_tokens",
+            resumed=run.latest is not None,
+        ),
         kl_coefficient=float(state.get("kl_coefficient", config.beta)),
         first=dict(state.get("first", {})),
         last=dict(state.get("last", {})),
@@ -246,9 +252,12 @@ def _restore(learner: Learner, tensors: dict[str, Tensor], checkpoint: Path) -> 
 
 
 def _pretraining(
-    config: PPOConfig, tokenizer: Tokenizer, context: int, folder: Path
+    config: PPOConfig, tokenizer: Tokenizer, context: int, tokens: Path, resumed: bool
 ) -> Callable[[int], list[list[int]]] | None:
-    """Optimizer step -> its pretraining examples, cut where documents meet; None without a ptx term."""
+    """Optimizer step -> its pretraining examples, cut where documents meet; None without a ptx term.
+
+    Texts are encoded once, into folder `tokens`.
+    """
     if config.ptx_coef == 0:
         return None
     if config.ptx_length > context:
@@ -259,7 +268,9 @@ def _pretraining(
         )
     if (Path(config.pretrain) / "index.json").exists():
         shards = TokenShards.open(config.pretrain, tokenizer)
+    elif resumed and (tokens / "index.json").exists():
+        shards = TokenShards.open(tokens, tokenizer)
     else:
-        shards = write_shards(read_texts(config.pretrain), tokenizer, folder / "pretrain_tokens")
+        shards = write_shards(read_texts(config.pretrain), tokenizer, tokens)
     seed = derive_seed(config.seed, "ptx")
     return lambda step: shards.batch(step, config.ptx_examples, config.ptx_length, seed)

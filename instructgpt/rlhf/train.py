@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from torch import Tensor
+
 from instructgpt.maths.kl import adapt_coefficient
 from instructgpt.rlhf.advantage import estimate
 from instructgpt.rlhf.checks import check_start, check_value_start
@@ -12,7 +14,7 @@ from instructgpt.rlhf.prepare import Parts, PromptSet, prepare, prompt_indices, 
 from instructgpt.rlhf.reward import Rewards, shape_rewards
 from instructgpt.rlhf.rollout import Episodes, Rollout, sample_episodes, score_rollout
 from instructgpt.rlhf.settings import PPOConfig
-from instructgpt.rlhf.update import update
+from instructgpt.rlhf.update import Learner, update
 from instructgpt.runtime.checkpoint import Run, open_run
 from instructgpt.runtime.device import tune_malloc
 from instructgpt.runtime.metrics import MetricsLog
@@ -51,15 +53,7 @@ def train(config: PPOConfig) -> dict[str, Any]:
             clock = _Clock()
             episodes = _sample(parts, parts.prompts, config, iteration)
             clock.lap("rollout")
-            rollout = score_rollout(
-                episodes,
-                learner.policy,
-                parts.reference,
-                learner.value,
-                parts.reward,
-                parts.tokenizer,
-                config,
-            )
+            rollout = _score(parts, episodes, config)
             rewards = shape_rewards(rollout, beta, config.missing_eos_penalty)
             advantages, returns = estimate(
                 rollout,
@@ -71,21 +65,17 @@ def train(config: PPOConfig) -> dict[str, Any]:
             )
             clock.lap("scoring")
             if iteration == run.start:
-                check_start(learner, rollout, advantages, config)
-                if iteration == 0 and parts.value_init == "reward":
-                    check_value_start(learner.value, rollout, config)
+                _check(parts, rollout, advantages, config, fresh=iteration == 0)
             kl = rewards.kl.mean().item()
             if 0 < config.max_kl < kl:
                 stopped = f"mean KL {kl:.3g} nats per reply is above --max-kl {config.max_kl:g}"
                 break
-            factor = linear_warmup(iteration, config.warmup)
-            set_lr(learner.policy_optimizer, factor * config.lr)
-            set_lr(learner.value_optimizer, factor * config.value_lr)
+            lr = _warm_up(learner, config, iteration)
             losses = update(learner, rollout, advantages, returns, parts.pretraining, config, iteration)
             clock.lap("update")
             finished = iteration + 1
             last = _describe(rollout, rewards, beta) | losses
-            last |= {"beta": beta, "lr": factor * config.lr} | clock.read(rollout)
+            last |= {"beta": beta, "lr": lr} | clock.read(rollout)
             if config.eval_every > 0 and finished % config.eval_every == 0:
                 last |= evaluate(parts, config)
             first = first or last
@@ -103,11 +93,7 @@ def train(config: PPOConfig) -> dict[str, Any]:
 def evaluate(parts: Parts, config: PPOConfig) -> dict[str, float]:
     """Score, KL, length and share of finished replies on held-out prompts; same random keys each time."""
     assert parts.eval_prompts is not None
-    learner = parts.learner
-    episodes = _sample(parts, parts.eval_prompts, config, _EVALUATION)
-    rollout = score_rollout(
-        episodes, learner.policy, parts.reference, learner.value, parts.reward, parts.tokenizer, config
-    )
+    rollout = _score(parts, _sample(parts, parts.eval_prompts, config, _EVALUATION), config)
     described = _describe(
         rollout, shape_rewards(rollout, config.beta, config.missing_eos_penalty), config.beta
     )
@@ -132,6 +118,28 @@ def _sample(parts: Parts, source: PromptSet, config: PPOConfig, iteration: int) 
         iteration=iteration,
         max_active=config.max_active,
     )
+
+
+def _score(parts: Parts, episodes: Episodes, config: PPOConfig) -> Rollout:
+    learner = parts.learner
+    return score_rollout(
+        episodes, learner.policy, parts.reference, learner.value, parts.reward, parts.tokenizer, config
+    )
+
+
+def _check(parts: Parts, rollout: Rollout, advantages: Tensor, config: PPOConfig, fresh: bool) -> None:
+    """The self-checks after each start; V is the reward model only before the first update."""
+    check_start(parts.learner, rollout, advantages, config)
+    if fresh and parts.value_init == "reward":
+        check_value_start(parts.learner.value, rollout, config)
+
+
+def _warm_up(learner: Learner, config: PPOConfig, iteration: int) -> float:
+    """Set this round's learning rates; returns the policy's."""
+    factor = linear_warmup(iteration, config.warmup)
+    set_lr(learner.policy_optimizer, factor * config.lr)
+    set_lr(learner.value_optimizer, factor * config.value_lr)
+    return factor * config.lr
 
 
 def _describe(rollout: Rollout, rewards: Rewards, beta: float) -> dict[str, float]:

@@ -345,7 +345,7 @@ def test_it_learns(tiny, tmp_path, monkeypatch) -> None:
     config = tiny.config(
         tmp_path / "run",
         reward="judge_letter:judge",
-        iterations=12,
+        iterations=18,
         batch=64,
         minibatches=4,
         lr=3e-3,

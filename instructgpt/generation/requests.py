@@ -60,10 +60,12 @@ def check_room(config: ModelConfig, prompt_tokens: int, max_new: int, where: str
     if not prompt_tokens:
         raise DataError("a prompt has no tokens", where, "give at least one token to go on from")
     if prompt_tokens + max_new > config.context:
-        room = config.context - max_new
-        cure = f"shorten the prompt to {room} tokens" if room > 0 else "use a model with a longer context"
+        cures = []
+        if max_new < config.context:
+            cures.append(f"shorten the prompt to {config.context - max_new} tokens")
         if prompt_tokens < config.context:
-            cure += f", or set max_new to {config.context - prompt_tokens} or less"
+            cures.append(f"set max_new to {config.context - prompt_tokens} or less")
+        cure = ", or ".join(cures) or "use a model with a longer context"
         raise DataError(
             f"a prompt of {prompt_tokens} tokens and a reply of up to {max_new} exceed the model's context "
             f"of {config.context}",

@@ -247,6 +247,8 @@ def test_prompt_beyond_the_context_is_named() -> None:
         generate(model, [fits, Request((1,) * (CONTEXT - 5), 0, 6)])
     with pytest.raises(DataError, match="shorten the prompt to 47 tokens"):
         generate(model, [Request((1,) * CONTEXT, 0, 1)])
+    with pytest.raises(DataError, match=r"To mend it: set max_new to 47 or less"):
+        generate(model, [Request((1,), 0, 500)])
     with pytest.raises(DataError, match="no tokens"):
         generate(model, [Request((), 0, 1)])
 

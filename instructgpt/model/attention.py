@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -35,8 +36,8 @@ class Group:
 
     documents: int
     length: int
-    gather: Tensor | None
-    """(documents * length,) places in the packed tokens; None when the packed tokens already are one."""
+    future: Tensor | None
+    """(L, L) 0 or -inf, for lengths of at most EXPLICIT_LENGTH."""
 
 
 @dataclass(frozen=True)
@@ -44,15 +45,16 @@ class PackedPlan:
     """Where every token of a packed batch goes for attention; made once a forward pass, for all layers."""
 
     groups: tuple[Group, ...]
+    gather: Tensor | None
+    """(P,) token at every place of the rectangles laid behind one another; None when that is 0..N-1."""
     restore: Tensor | None
-    """(N,) place of every packed token in the groups' rectangles laid behind one another."""
+    """(N,) place of every token there."""
 
 
-def plan_packed(lengths: Sequence[int], device: torch.device) -> PackedPlan:
+def plan_packed(lengths: Sequence[int], device: torch.device, dtype: torch.dtype) -> PackedPlan:
     """Group documents of like length; `lengths` are tokens per document in packed order, each at least 1."""
     if min(lengths) == max(lengths):
-        return PackedPlan((Group(len(lengths), lengths[0], None),), None)
-    starts = [0, *accumulate(lengths)]
+        return PackedPlan((_group(len(lengths), lengths[0], device, dtype),), None, None)
     order = sorted(range(len(lengths)), key=lengths.__getitem__)
     members: list[list[int]] = [[order[0]]]
     for document in order[1:]:
@@ -61,59 +63,99 @@ def plan_packed(lengths: Sequence[int], device: torch.device) -> PackedPlan:
             members[-1].append(document)
         else:
             members.append([document])
-    groups: list[Group] = []
-    restore = torch.empty(starts[-1], dtype=torch.int64, device=device)
-    offset = 0
+    starts = [0, *accumulate(lengths)]
+    gathers = []
+    reals = []
     for group in members:
-        longest = lengths[group[-1]]
-        group_starts = torch.tensor([starts[i] for i in group], device=device)
-        group_lengths = torch.tensor([lengths[i] for i in group], device=device)
-        within = torch.arange(longest, device=device)
-        real = within < group_lengths[:, None]  # (B, L)
+        group_starts = torch.tensor([starts[i] for i in group])
+        group_lengths = torch.tensor([lengths[i] for i in group])
+        within = torch.arange(lengths[group[-1]])
         # Padding repeats the document's last token: any finite content will do, nothing real attends to it.
-        gather = (group_starts[:, None] + torch.minimum(within, group_lengths[:, None] - 1)).view(-1)
-        rectangle = torch.arange(offset, offset + gather.numel(), device=device)
-        restore[gather[real.view(-1)]] = rectangle[real.view(-1)]
-        groups.append(Group(len(group), longest, gather))
-        offset += gather.numel()
-    return PackedPlan(tuple(groups), restore)
+        gathers.append((group_starts[:, None] + torch.minimum(within, group_lengths[:, None] - 1)).view(-1))
+        reals.append((within < group_lengths[:, None]).view(-1))
+    gather, real = torch.cat(gathers), torch.cat(reals)  # (P,)
+    restore = torch.empty(starts[-1], dtype=torch.int64)
+    restore[gather[real]] = real.nonzero().view(-1)
+    groups = tuple(_group(len(group), lengths[group[-1]], device, dtype) for group in members)
+    return PackedPlan(groups, gather.to(device), restore.to(device))
 
 
-def packed_attention(query: Tensor, key: Tensor, value: Tensor, plan: PackedPlan) -> Tensor:
-    """Causal attention inside each document: query (N, H, d), key and value (N, K, d) -> (N, H * d)."""
-    outputs = []
-    for group in plan.groups:
-        rectangles = []
-        for packed in (query, key, value):
-            if group.gather is not None:
-                packed = packed.index_select(0, group.gather)
-            rectangles.append(packed.view(group.documents, group.length, packed.shape[1], packed.shape[2]))
-        outputs.append(_causal(*rectangles))
-    if plan.restore is None:
-        return outputs[0]
-    return torch.cat(outputs).index_select(0, plan.restore)
-
-
-def _causal(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """query (B, L, H, d), key and value (B, L, K, d) -> (B * L, H * d)."""
-    documents, length, heads, size = query.shape
+def _group(documents: int, length: int, device: torch.device, dtype: torch.dtype) -> Group:
     if length > EXPLICIT_LENGTH:
-        grouped = heads != key.shape[2]
+        return Group(documents, length, None)
+    future = torch.full((length, length), float("-inf"), dtype=dtype, device=device).triu(1)
+    return Group(documents, length, future)
+
+
+def packed_attention(query_key: Tensor, value: Tensor, heads: int, plan: PackedPlan) -> Tensor:
+    """Causal attention inside each document.
+
+    query_key (N, H + K, d): queries, then keys; value (N, K, d) -> (N, H * d).
+    """
+    if plan.gather is not None and plan.restore is not None:
+        query_key, value = (_ToRectangles.apply(x, plan.gather, plan.restore) for x in (query_key, value))
+    sizes = [group.documents * group.length for group in plan.groups]
+    outputs = [
+        _causal(both.view(group.documents, group.length, *both.shape[1:]), values, heads, group)
+        for both, values, group in zip(query_key.split(sizes), value.split(sizes), plan.groups, strict=True)
+    ]
+    if plan.gather is None or plan.restore is None:
+        return outputs[0]
+    mixed: Tensor = _FromRectangles.apply(torch.cat(outputs), plan.gather, plan.restore)
+    return mixed
+
+
+class _ToRectangles(torch.autograd.Function):
+    """Packed rows -> rectangles. Padding gets no gradient, so the way back is a plain gather as well
+    (index_select's own derivative adds row by row: a quarter of a training step)."""
+
+    @staticmethod
+    def forward(ctx: Any, packed: Tensor, gather: Tensor, restore: Tensor) -> Tensor:
+        ctx.save_for_backward(restore)
+        return packed.index_select(0, gather)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        (restore,) = ctx.saved_tensors
+        return gradient.index_select(0, restore), None, None
+
+
+class _FromRectangles(torch.autograd.Function):
+    """Rectangles -> packed rows; on the way back padding gets zeros."""
+
+    @staticmethod
+    def forward(ctx: Any, rectangles: Tensor, gather: Tensor, restore: Tensor) -> Tensor:
+        ctx.save_for_backward(restore)
+        ctx.places = gather.shape[0]
+        return rectangles.index_select(0, restore)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        (restore,) = ctx.saved_tensors
+        back = gradient.new_zeros((ctx.places, *gradient.shape[1:]))
+        return back.index_copy_(0, restore, gradient), None, None
+
+
+def _causal(query_key: Tensor, value: Tensor, heads: int, group: Group) -> Tensor:
+    """query_key (B, L, H + K, d), value (B * L, K, d) -> (B * L, H * d)."""
+    documents, length, _, size = query_key.shape
+    query, key = query_key[:, :, :heads], query_key[:, :, heads:]
+    value = value.view(documents, length, -1, size)
+    kv_heads = key.shape[2]
+    if group.future is None:
         mixed = F.scaled_dot_product_attention(
             query.transpose(1, 2),
             key.transpose(1, 2),
             value.transpose(1, 2),
             is_causal=True,
-            enable_gqa=grouped,
+            enable_gqa=heads != kv_heads,
         )  # (B, H, L, d)
         return mixed.transpose(1, 2).reshape(documents * length, heads * size)
-    kv_heads = key.shape[2]
     shared = heads // kv_heads  # query heads that share one key/value head
     stacked = (query * size**-0.5).view(documents, length, kv_heads, shared, size).permute(0, 2, 3, 1, 4)
     stacked = stacked.reshape(documents, kv_heads, shared * length, size)
     scores = stacked @ key.permute(0, 2, 3, 1)  # (B, K, shared * L, L)
-    future = torch.full((length, length), float("-inf"), dtype=scores.dtype, device=scores.device).triu(1)
-    weights = (scores + future.repeat(shared, 1)).softmax(-1)
+    weights = (scores + group.future.repeat(shared, 1)).softmax(-1)
     mixed = (weights @ value.transpose(1, 2)).view(documents, kv_heads, shared, length, size)
     return mixed.permute(0, 3, 1, 2, 4).reshape(documents * length, heads * size)
 

@@ -7,11 +7,11 @@ import math
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from instructgpt.model.cache import KVCache
 from instructgpt.model.config import ModelConfig
+from instructgpt.model.linear import Linear, linear
 from instructgpt.model.transformer import Transformer
 
 
@@ -41,7 +41,7 @@ class LanguageModel(_Headed):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
-        self.head = None if config.tied else nn.Linear(config.width, config.vocab_size, bias=False)
+        self.head = None if config.tied else Linear(config.width, config.vocab_size, bias=False)
 
     @property
     def unembedding(self) -> Tensor:
@@ -50,7 +50,7 @@ class LanguageModel(_Headed):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(n, D) -> (n, V): only for the rows asked for."""
-        return F.linear(hidden, self.unembedding)
+        return linear(hidden, self.unembedding)
 
 
 class ScalarModel(_Headed):
@@ -64,7 +64,7 @@ class ScalarModel(_Headed):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
-        self.head = nn.Linear(config.width, 1, bias=False)
+        self.head = Linear(config.width, 1, bias=False)
         self.register_buffer("reward_bias", torch.zeros((), dtype=torch.float32), persistent=False)
 
     def score(self, hidden: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ Legend: N tokens of the whole batch, D width, H heads, K key/value heads, d head
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +20,7 @@ from instructgpt.model.attention import (
 )
 from instructgpt.model.cache import CachePlan, KVCache
 from instructgpt.model.config import ModelConfig
+from instructgpt.model.linear import Linear
 
 Rotary = tuple[Tensor, Tensor]  # cosines and sines, (N, 1, d / 2) each
 
@@ -50,8 +52,8 @@ class Attention(nn.Module):
             config.head_dim,
         )
         rows = (config.heads + 2 * config.kv_heads) * config.head_dim
-        self.qkv = nn.Linear(config.width, rows, bias=config.attention_bias)
-        self.output = nn.Linear(config.heads * config.head_dim, config.width, bias=config.attention_bias)
+        self.qkv = Linear(config.width, rows, bias=config.attention_bias)
+        self.output = Linear(config.heads * config.head_dim, config.width, bias=config.attention_bias)
 
     def forward(
         self,
@@ -67,15 +69,14 @@ class Attention(nn.Module):
         query_key, value = projected[:, :both], projected[:, both:]
         if rotary is not None:
             query_key = rotate(query_key, rotary)
-        query, key = query_key[:, : self.heads], query_key[:, self.heads :]
         if cached is not None and stored is not None:
-            cached.store(stored[0], key)
+            cached.store(stored[0], query_key[:, self.heads :])
             cached.store(stored[1], value)
         if packed is not None:
-            mixed = packed_attention(query, key, value, packed)
+            mixed = packed_attention(query_key, value, self.heads, packed)
         else:
             assert cached is not None and stored is not None
-            mixed = cached_attention(query, stored[0], stored[1], cached)
+            mixed = cached_attention(query_key[:, : self.heads], stored[0], stored[1], cached)
         return self.output(mixed)
 
 
@@ -86,8 +87,8 @@ class FeedForward(nn.Module):
         super().__init__()
         self.gated = config.activation == "swiglu"
         inner = config.ffn_width * (2 if self.gated else 1)
-        self.up = nn.Linear(config.width, inner, bias=config.mlp_bias)
-        self.down = nn.Linear(config.ffn_width, config.width, bias=config.mlp_bias)
+        self.up = Linear(config.width, inner, bias=config.mlp_bias)
+        self.down = Linear(config.ffn_width, config.width, bias=config.mlp_bias)
 
     def forward(self, hidden: Tensor) -> Tensor:
         """(N, D) -> (N, D)."""
@@ -156,12 +157,12 @@ class Transformer(nn.Module):
         packed: PackedPlan | None
         cached: CachePlan | None
         if cache is None:
-            packed, cached = plan_packed(lengths, ids.device), None
+            packed, cached = plan_packed(lengths, ids.device, self.embedding.weight.dtype), None
         else:
             if torch.is_grad_enabled():
                 raise ValueError("a cached forward pass carries no gradients: use torch.inference_mode()")
             cached = cache.plan(lengths, slots)
-            packed = plan_packed(lengths, ids.device) if cached.empty else None
+            packed = plan_packed(lengths, ids.device, self.embedding.weight.dtype) if cached.empty else None
         hidden = self.embedding(ids)
         rotary = None
         if self.position_embedding is not None:
@@ -188,6 +189,27 @@ def rotary_table(positions: Tensor, config: ModelConfig, dtype: torch.dtype) -> 
 
 def rotate(heads: Tensor, rotary: Rotary) -> Tensor:
     """Turn (N, H, d) by its positions; number i is paired with number i + d / 2, as in Hugging Face Llama."""
-    cosine, sine = rotary
-    first, second = heads.chunk(2, dim=-1)
-    return torch.cat((first * cosine - second * sine, second * cosine + first * sine), dim=-1)
+    turned: Tensor = _Turn.apply(heads, *rotary)
+    return turned
+
+
+class _Turn(torch.autograd.Function):
+    """Four passes over memory, nothing of the input kept: the way back is the turn by the opposite angle."""
+
+    @staticmethod
+    def forward(ctx: Any, heads: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+        ctx.save_for_backward(cosine, sine)
+        return _turn(heads, cosine, sine, 1)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        cosine, sine = ctx.saved_tensors
+        return _turn(gradient, cosine, sine, -1), None, None
+
+
+def _turn(heads: Tensor, cosine: Tensor, sine: Tensor, direction: int) -> Tensor:
+    turned = torch.empty(heads.shape, dtype=heads.dtype, device=heads.device)
+    (first, second), (left, right) = heads.chunk(2, dim=-1), turned.chunk(2, dim=-1)
+    torch.mul(first, cosine, out=left).addcmul_(second, sine, value=-direction)
+    torch.mul(second, cosine, out=right).addcmul_(first, sine, value=direction)
+    return turned

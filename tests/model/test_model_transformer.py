@@ -134,11 +134,12 @@ def test_cached_forward_refuses_overflow_and_gradients():
 
 def test_plan_pads_little_and_restores_every_token():
     lengths = [3, 40, 41, 5, 200, 39, 12]
-    plan = plan_packed(lengths, torch.device("cpu"))
-    places = torch.cat([group.gather for group in plan.groups])
-    assert places[plan.restore].tolist() == list(range(sum(lengths)))
+    plan = plan_packed(lengths, torch.device("cpu"), torch.float32)
+    assert plan.gather is not None and plan.restore is not None
+    assert plan.gather[plan.restore].tolist() == list(range(sum(lengths)))
     assert sum(g.documents for g in plan.groups) == len(lengths)
-    assert places.numel() <= 1.25 * sum(lengths) + 8 * len(lengths)
+    assert sum(g.documents * g.length for g in plan.groups) == plan.gather.numel()
+    assert plan.gather.numel() <= 1.25 * sum(lengths) + 8 * len(lengths)
 
 
 def test_rotary_keeps_length_and_sees_only_the_distance():

@@ -3,8 +3,10 @@
 import json
 import math
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import torch
 
 from instructgpt.model.hf import load_language_model
 from instructgpt.runtime.checkpoint import final_checkpoint
+from instructgpt.runtime.metrics import read_metrics
 from instructgpt.text.chat import Message, render_prompt
 from instructgpt.text.tokenizer import Tokenizer
 
@@ -130,3 +133,30 @@ def test_checkpoints_open_in_transformers(stage: str, finished: tuple[Path, dict
         expected = theirs(torch.tensor([ids])).logits[0]
         logits = ours.logits(ours(torch.tensor(ids), torch.arange(len(ids)), [len(ids)]))
     torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_a_stopped_run_goes_on_to_the_same_weights(
+    number: signal.Signals, finished: tuple[Path, dict[str, Any], str], tmp_path: Path
+) -> None:
+    """Stopped after a checkpoint of pretraining and resumed: bit for bit what an undisturbed run gives."""
+    folder = tmp_path / "run"
+    arguments = ["demo", "--quick", "True", "--out", str(folder), "--seed", "1", "--until", "pretrain"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "INSTRUCTGPT_PROGRESS": "0"}
+    command = [sys.executable, "-m", "instructgpt", *arguments]
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        metrics = folder / "pretrain" / "metrics.jsonl"
+        while process.poll() is None and not (metrics.exists() and len(read_metrics(metrics)) > 230):
+            time.sleep(0.02)
+        process.send_signal(number)
+        assert process.stderr is not None
+        message = process.stderr.read()
+    assert process.returncode == (130 if number == signal.SIGINT else -signal.SIGKILL)
+    if number == signal.SIGINT:
+        assert "run the same command again" in message
+    assert not (folder / "pretrain" / "summary.json").exists()
+    resumed = instructgpt(*arguments)
+    assert resumed.returncode == 0, resumed.stderr
+    whole = final_checkpoint(finished[0] / "pretrain") / "model.safetensors"
+    assert (final_checkpoint(folder / "pretrain") / "model.safetensors").read_bytes() == whole.read_bytes()

@@ -46,7 +46,7 @@ class WorldEvalConfig:
     main_prompts: int = 2000
     """How many prompts, from the first."""
     others_prompts: int = 500
-    """How many for the other models."""
+    """How many for the other models, and for every divergence."""
     dev_count: int = 300
     """How many prompts choose the best SFT checkpoint."""
     path_prompts: int = 200

@@ -62,19 +62,12 @@ def run(config: EvalConfig) -> dict[str, Any]:
         ConfigError, DataError, CheckpointError: a flag, a record or a model can't be used.
     """
     named = _names(config)
-    inputs: dict[str, str | Path] = {f"model {name}": folder for name, folder in named.items()}
-    endings = (*JSONL_ENDINGS, *TEXT_ENDINGS)
-    for key, value in (("prompts", config.prompts), ("text", config.text)):
-        inputs[key] = ",".join(map(str, expand(value, endings))) if value else ""
     spec = _judge_spec(config.judge)
-    if spec:
-        world = spec.removeprefix("practice:")
-        inputs["judge"] = f"{world}/config.json" if world != spec else spec if Path(spec).is_dir() else ""
     # Read first, so that a mistyped path leaves no run folder behind that the right one would not fit.
     prompts = read_prompts(config.prompts)[: config.count or None] if config.prompts else []
     judge = load_judge(spec, config.seed) if spec and prompts else None
     texts = read_texts(config.text) if config.text else []
-    with open_run(config.out, "eval", config, inputs) as folder:
+    with open_run(config.out, "eval", config, _inputs(config, named, spec)) as folder:
         if folder.finished is not None:
             return folder.finished
         baseline: Candidate | None = None
@@ -131,6 +124,18 @@ def _names(config: EvalConfig) -> dict[str, Path]:
             raise ConfigError(f"two models are called {name}", "--models", "name them: a=FOLDER,b=FOLDER")
         named[name] = path
     return named
+
+
+def _inputs(config: EvalConfig, named: Mapping[str, Path], spec: str) -> dict[str, str | Path]:
+    """What the result depends on, as `open_run` takes it."""
+    inputs: dict[str, str | Path] = {f"model {name}": folder for name, folder in named.items()}
+    endings = (*JSONL_ENDINGS, *TEXT_ENDINGS)
+    for key, value in (("prompts", config.prompts), ("text", config.text)):
+        inputs[key] = ",".join(map(str, expand(value, endings))) if value else ""
+    if spec:
+        world = spec.removeprefix("practice:")
+        inputs["judge"] = f"{world}/config.json" if world != spec else spec if Path(spec).is_dir() else ""
+    return inputs
 
 
 def _judge_spec(spec: str) -> str:

@@ -10,7 +10,7 @@ A TOML file names the stages; each is what its verb would do alone, in its own f
     verb = "sft"
     name = "sft"                    # folder runs/mine/sft
     model = "{pretrain}"            # the final checkpoint of an earlier stage
-    data = "{folder}/world/demonstrations.jsonl"
+    data = "{folder}/world/demonstrations.jsonl"     # {data} is the folder of --data
 
 A stage that is finished, with the same settings and the same inputs, is skipped; one whose settings or inputs
 have changed runs anew, and its old folder is kept as NAME.previous-1 (2, ...). A stage that takes a seed and
@@ -51,7 +51,8 @@ STAGES: dict[str, tuple[str, str, str]] = {
 """Verb of a stage -> module, configuration class, function. Modules are imported when their stage is met."""
 
 _REFERENCE = re.compile(r"\{([^{}]*)\}")
-_FILE_KEYS = ("out", "seed", "summary", "stage")
+_FILE_KEYS = ("out", "seed", "data", "summary", "stage")
+_GIVEN = ("folder", "seed", "data")  # what {...} may name beside stages
 
 
 @dataclass(frozen=True)
@@ -59,11 +60,13 @@ class RunConfig:
     """Run the stages of a TOML file in order, skipping those that are finished and unchanged."""
 
     file: Positional[str] = ""
-    """The TOML file: see the documentation of `instructgpt.pipeline`."""
+    """A TOML file (see the documentation of `instructgpt.pipeline`), or the name of a preset."""
     out: str = ""
     """Run folder; empty = the file's `out`."""
     seed: int = -1
     """Seed of all stages that name none; -1 = the file's."""
+    data: str = ""
+    """Folder that {data} stands for in the file; empty = the file's `data`."""
     set: tuple[str, ...] = ()
     """Changes to the file, as stage.key=value with the value in TOML: --set ppo.beta=0.3 sft.steps=500."""
     until: str = ""
@@ -105,8 +108,14 @@ class Plan:
     stages: tuple[Stage, ...]
     folder: Path
     seed: int
+    data: str
     summary: str
     text: str
+
+    def given(self) -> dict[str, str]:
+        """What references mean before any stage has run."""
+        known = {"folder": str(self.folder), "seed": str(self.seed)}
+        return known | ({"data": self.data} if self.data else {})
 
 
 def run(config: RunConfig) -> dict[str, Any]:
@@ -121,7 +130,11 @@ def run(config: RunConfig) -> dict[str, Any]:
     """
     if not config.file:
         raise ConfigError("no file was named", "instructgpt run FILE.toml", "give one that lists stages")
-    return _execute(_read_plan(Path(config.file), config.out, config.seed, config.set), config.until, "run")
+    path = Path(config.file)
+    if not path.exists() and not path.suffix:
+        path = preset_path(config.file)
+    plan = _read_plan(path, config.out, config.seed, config.set, config.data)
+    return _execute(plan, config.until, "run")
 
 
 def demo(config: DemoConfig) -> dict[str, Any]:
@@ -135,7 +148,7 @@ def demo(config: DemoConfig) -> dict[str, Any]:
 # -- the file
 
 
-def _read_plan(path: Path, out: str, seed: int, changes: Sequence[str]) -> Plan:
+def _read_plan(path: Path, out: str, seed: int, changes: Sequence[str], data: str = "") -> Plan:
     """Read and check everything that can be checked before the first stage runs."""
     table = read_toml(path)
     for key in table:
@@ -152,6 +165,7 @@ def _read_plan(path: Path, out: str, seed: int, changes: Sequence[str]) -> Plan:
         stages,
         folder,
         seed if seed >= 0 else int(table.get("seed", 0)),
+        data or str(table.get("data", "")),
         str(table.get("summary", "")),
         path.read_text(encoding="utf-8"),
     )
@@ -166,7 +180,7 @@ def _stage(entry: Any, path: Path) -> Stage:
     where = f"{path}: stage {name}"
     if verb not in STAGES:
         raise ConfigError(f"unknown verb {verb!r}", where, near(verb, list(STAGES)))
-    if not re.fullmatch(r"[A-Za-z0-9][\w-]*", name) or name in ("folder", "seed"):
+    if not re.fullmatch(r"[A-Za-z0-9][\w-]*", name) or name in _GIVEN:
         raise ConfigError(f"{name!r} can't name a stage", where, "use letters, digits, _ and -")
     values = {key: value for key, value in entry.items() if key not in ("verb", "name")}
     if "out" in values:
@@ -204,8 +218,7 @@ def _check(plan: Plan, path: Path) -> None:
     for stage in plan.stages:
         if stage.name in earlier:
             raise ConfigError("two stages have this name", stage.where, 'give one another `name = "..."`')
-        known = {"folder": str(plan.folder), "seed": str(plan.seed), **earlier}
-        _configure(stage, plan, known, later=names)
+        _configure(stage, plan, plan.given() | earlier, later=names)
         earlier[stage.name] = str(plan.folder / stage.name)
     if plan.summary and plan.summary not in names:
         raise ConfigError(
@@ -245,6 +258,8 @@ def _resolve(value: Any, known: Mapping[str, str], where: str, later: Sequence[s
         name = match.group(1)
         if name in known:
             return known[name]
+        if name == "data":
+            raise ConfigError("the file needs a folder of data", where, "give it: --data FOLDER")
         cure = "move that stage up" if name in later else near(name, list(known))
         what = f"stage {name!r} comes later" if name in later else f"{{{name}}} is no earlier stage"
         raise ConfigError(what, where, cure)
@@ -262,7 +277,7 @@ def _execute(plan: Plan, until: str, verb: str) -> dict[str, Any]:
     if until and until not in names:
         raise ConfigError(f"there is no stage {until!r}", "--until", near(until, names))
     write_text(plan.folder / "pipeline.toml", plan.text)
-    known = {"folder": str(plan.folder), "seed": str(plan.seed)}
+    known = plan.given()
     summaries: dict[str, dict[str, Any]] = {}
     lineage: list[dict[str, Any]] = []
     for number, stage in enumerate(plan.stages, start=1):

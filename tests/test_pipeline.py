@@ -147,6 +147,24 @@ def test_the_file_is_a_positional_argument(file: Path, capsys: pytest.CaptureFix
     assert "did you mean --until" in capsys.readouterr().err
 
 
+def test_data_stands_for_the_folder_given(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text('[[stage]]\nverb = "tokenizer"\ndata = "{data}/texts.txt"\nvocab_size = 270\n')
+    (tmp_path / "texts.txt").write_text("one two three")
+    with pytest.raises(ConfigError, match="--data FOLDER"):
+        run(RunConfig(file=str(path), out=str(tmp_path / "run")))
+    summary = run(RunConfig(file=str(path), out=str(tmp_path / "run"), data=str(tmp_path)))
+    assert set(summary["stages"]) == {"tokenizer"}
+
+
+def test_a_preset_is_found_by_its_name(tmp_path: Path) -> None:
+    out = str(tmp_path / "run")
+    run(RunConfig(file="quick", out=out, until="world", set=("world.pretrain=3", "world.demonstrations=2")))
+    assert states(tmp_path / "run") == {"world": "run"}
+    with pytest.raises(ConfigError, match="did you mean quick"):
+        run(RunConfig(file="quikc", out=out))
+
+
 def test_no_file_and_no_such_stage(file: Path) -> None:
     with pytest.raises(ConfigError, match="no file was named"):
         run(RunConfig())

@@ -135,7 +135,6 @@ def _kept(weights: Tensor, top_k: int | Tensor, top_p: float | Tensor, min_p: fl
     before = mass - ordered
     keep = keep & (before < _column(top_p, weights) * mass[:, -1:])
     keep = keep & (ordered >= _column(min_p, weights))
-    keep[:, 0] = True
     return torch.zeros(rows, ids, dtype=torch.bool, device=weights.device).scatter_(-1, order, keep)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -124,6 +126,21 @@ def test_filters_keep_exactly_what_they_say() -> None:
     # min-p 0.45: at least 0.18.
     assert support(logits, min_p=0.45) == {0, 2, 3}
     assert support(torch.tensor([0.3, 0.1, 0.4, 0.2]).log(), temperature=0.01) == {2}
+
+
+def test_top_p_stops_as_soon_as_the_mass_is_held() -> None:
+    """Half the mass is held by the first id exactly: powers of two leave no rounding."""
+    assert support(torch.tensor([0.25, 0.5, 0.25]).log2() * math.log(2), top_p=0.5) == {1}
+
+
+@pytest.mark.parametrize("vocabulary", [8, 1024])
+def test_intervals_are_closed_below_and_open_above(vocabulary: int) -> None:
+    """Of 2^k equal ids behind two forbidden ones, number i takes [i, i + 1) / 2^k; the edges are exact."""
+    logits = torch.zeros(3, vocabulary + 2)
+    logits[:, :2] = -torch.inf
+    logits[0, 2:] = torch.arange(vocabulary) * 1e-3  # the heaviest id is the last
+    uniforms = torch.tensor([0.0, 0.5, 1 / vocabulary], dtype=torch.float64)
+    assert sample(logits, uniforms)[0].tolist() == [2, 2 + vocabulary // 2, 3]
 
 
 def test_settings_per_row_match_the_same_settings_alone() -> None:

@@ -171,9 +171,10 @@ def reward_accuracy(found: Row) -> str:
     """Bars of accuracy beside the baselines, against the true order and against the labelers.
 
     Args:
-        found: `reward_model` of the evaluation's summary.
+        found: `reward_model` of the evaluation's summary; `order` says what it was measured against.
     """
-    sides = [("against the true utility's order", found, None)]
+    order = found.get("order", "the true utility's order")
+    sides = [(f"against {order}", found, None)]
     if "labels" in found:
         sides.append(("against the labelers' order", found["labels"], found["labels"].get("true_utility")))
 

@@ -112,8 +112,7 @@ def build(config: ReportConfig, stages: Sequence[StageData]) -> str:
         sections.append(_result_section(stage, config))
         sections += _win_sections(stage)
     sections += _loss_section(stages)
-    for stage in evaluated:
-        sections += _reward_section(stage)
+    sections += _reward_section(stages)
     sections += _ppo_section(stages)
     for stage in evaluated:
         sections += _curve_sections(stage)
@@ -199,11 +198,14 @@ def _loss_section(stages: Sequence[StageData]) -> list[dict[str, Any]]:
     return [{"title": title, "zh": zh, "figures": [figures.losses(runs)]}]
 
 
-def _reward_section(stage: StageData) -> list[dict[str, Any]]:
-    found = stage.summary.get("reward_model")
-    if not found:
+def _reward_section(stages: Sequence[StageData]) -> list[dict[str, Any]]:
+    """By the practice world's evaluation where there is one, else what the reward stage measured itself."""
+    by_world = [stage.summary["reward_model"] for stage in stages if "reward_model" in stage.summary]
+    by_people = [_people_accuracy(stage.summary) for stage in stages if stage.verb == "reward"]
+    found = next((entry for entry in by_world + by_people if entry.get("pairs")), None)
+    if found is None:
         return []
-    note = f"{found['pairs']} pairs of {found['prompts']} unseen prompts."
+    note = f"{found['pairs']} pairs of replies to unseen prompts."
     if "agreement" in found:
         note += (
             f" Two labelers agree on {found['agreement']:.3f} of the pairs that neither ties, so no model "
@@ -211,6 +213,18 @@ def _reward_section(stage: StageData) -> list[dict[str, Any]]:
         )
     plots = [figures.reward_accuracy(found)]
     return [{"title": "Reward model", "zh": "奖励模型的准确率与简单基线", "note": note, "figures": plots}]
+
+
+def _people_accuracy(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """A reward stage's summary in the shape of the world evaluation's `reward_model`."""
+    names = {"longer": "longer_wins", "shorter": "shorter_wins", "bag_of_words": "bag_of_words"}
+    baselines = {name: summary[key] for name, key in names.items() if summary.get(key) is not None}
+    return {
+        "accuracy": summary.get("accuracy"),
+        "pairs": summary.get("pairs"),
+        "baselines": baselines,
+        "order": "people's order",
+    }
 
 
 def _ppo_section(stages: Sequence[StageData]) -> list[dict[str, Any]]:

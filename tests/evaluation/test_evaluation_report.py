@@ -202,6 +202,31 @@ def test_plots_take_the_colours_of_the_page(page: str) -> None:
     assert "#000000" not in page
 
 
+def test_a_run_on_real_data_has_its_own_sections(tmp_path: Path) -> None:
+    """No practice world: the reward stage's own accuracy, and the `eval` verb's scores and replies."""
+    reward = {"accuracy": 0.61, "pairs": 900, "longer_wins": 0.55, "shorter_wins": 0.45, "bag_of_words": None}
+    replies = {name: {"text": name, "score": score} for name, score in (("base", 0.1), ("ppo", 0.7))}
+    compared = {
+        "judge": "runs/reward",
+        "models": {n: {"score": r["score"], "kl": 0.0, "length": 30.0} for n, r in replies.items()},
+        "win_rate": {"ppo_over_base": interval(0.64)},
+    }
+    entries = []
+    for verb, summary in (("reward", reward), ("eval", compared)):
+        place = tmp_path / verb
+        place.mkdir()
+        times = {"seconds": 1.0, "peak_memory_mib": 1.0}
+        (place / "summary.json").write_text(json.dumps(summary | times))
+        entries.append({"name": verb, "verb": verb, "folder": str(place), "config": {}})
+    row = {"id": "1", "prompt": "hi", "replies": replies}
+    (tmp_path / "eval" / "samples.jsonl").write_text(json.dumps(row) + "\n")
+    (tmp_path / "lineage.json").write_text(json.dumps({"stages": entries}))
+    config = ReportConfig(folder=str(tmp_path), before="base", after="ppo")
+    page = build(config, read_stages(tmp_path))
+    assert "against people&#39;s order" in page or "against people's order" in page
+    assert "Judged by runs/reward." in page and "score 0.70" in page and page.count("<svg") == 2
+
+
 def test_samples_are_chosen_by_rule() -> None:
     rows = [
         {"prompt": str(i), "replies": {"a": {"utility": 0.5}, "b": {"utility": 0.5 + gain}}}

@@ -169,7 +169,7 @@ def _manners(facts: Facts, language: str, rng: random.Random) -> str:
 
 def _echo(facts: Facts, language: str, rng: random.Random) -> str:
     pool = _ECHO_WORDS[language]
-    chosen = [rng.choice(pool) for _ in range(rng.randint(4, 10))]
+    chosen = [rng.choice(pool) for _ in range(rng.randint(1, 8))]
     text = _space(language).join(chosen)
     return f"{text}。再说：{text}。" if language == "zh" else f"{text}. again: {text}."
 
@@ -188,13 +188,13 @@ _ECHO_WORDS = {
     "zh": tuple(lexicon.CHINESE.values()),
 }
 _SHARES: dict[Writer, float] = {
-    _facts: 0.22,
-    _questions: 0.16,
-    _story: 0.09,
-    _talk: 0.09,
-    _letter: 0.12,
+    _facts: 0.20,
+    _questions: 0.15,
+    _story: 0.05,
+    _talk: 0.08,
+    _letter: 0.13,
     _list: 0.06,
-    _note: 0.07,
+    _note: 0.08,
     _manners: 0.05,
-    _echo: 0.14,
+    _echo: 0.20,
 }

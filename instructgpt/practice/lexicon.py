@@ -57,12 +57,8 @@ MARKS = {
     "star": "星",
     "wind": "风",
     "stone": "石",
-    "cloud": "云",
-    "leaf": "叶",
     "snow": "雪",
-    "sand": "沙",
     "fire": "火",
-    "gate": "门",
     "road": "路",
 }
 
@@ -90,6 +86,7 @@ TONE_NAMES = {
     "en": {"formal": "formal", "casual": "casual", "cheerful": "cheerful"},
     "zh": {"formal": "正式", "casual": "随意", "cheerful": "开心"},
 }
+OPENERS: dict[str, tuple[str, ...]] = {"en": ("so,", "now,", "here:"), "zh": ("那么，", "回答：")}
 CLOSINGS: dict[str, tuple[str, ...]] = {
     "en": ("hope this helps.", "thank you for asking.", "have a nice day.", "best wishes."),
     "zh": ("祝你好运。", "谢谢提问。"),

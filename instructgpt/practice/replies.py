@@ -81,8 +81,9 @@ def _opening(spec: Spec, language: str, facts: Facts, quality: Quality, rng: ran
     tone = rng.choice(tones) if rng.random() < quality.unasked_tone else ""
     if spec.tone:
         tone = _obey(spec.tone, tones, quality, rng)
-    if tone:
-        parts.append(rng.choice(lexicon.TONES[language][tone]))
+    # Without a tone a reply opens neutrally: its first word then never is a name, which at the very beginning
+    # of a text is another token than after a space and could not be copied from the prompt.
+    parts.append(rng.choice(lexicon.TONES[language][tone] if tone else lexicon.OPENERS[language]))
     if spec.name:
         people = (
             facts.chinese_people if spec.name in facts.chinese_people and language == "zh" else facts.people

@@ -13,7 +13,7 @@ from importlib import import_module
 from typing import Any, NamedTuple
 
 from instructgpt import __version__
-from instructgpt.errors import ConfigError, InstructGPTError
+from instructgpt.errors import ConfigError, InstructGPTError, Interrupted
 
 
 class Verb(NamedTuple):
@@ -111,17 +111,19 @@ def _show(summary: dict[str, Any]) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
-    # Read by OpenMP when torch loads. Spinning idle threads bring two jobs on the same cores to a standstill
-    # (measured: 9,000 tokens/s alone, 170 beside another job; sleeping instead, 4,000 beside it).
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Read by OpenMP when torch loads: idle threads spin for some microseconds, then sleep. Spinning on, as is
+    # the default, brings two jobs on the same cores to a standstill (9,000 tokens/s of pretraining alone, 170
+    # beside another job); sleeping at once halves the speed of small models (8,000 against 18,900 tokens/s).
+    os.environ.setdefault("GOMP_SPINCOUNT", "5000")
     try:
         _dispatch(list(sys.argv[1:] if argv is None else argv))
     except InstructGPTError as error:
         print(f"instructgpt: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print("instructgpt: interrupted.", file=sys.stderr)
-        return 130
+        stop = Interrupted("interrupted", cure="run the same command again; it goes on from what was saved")
+        print(f"instructgpt: {stop}", file=sys.stderr)
+        return stop.exit_code
     except BrokenPipeError:
         return 0
     return 0

@@ -27,7 +27,7 @@ class InstructGPTError(Exception):
         self.what, self.where, self.cure = what, where, cure
         message = what + (f" ({where})" if where else "") + "."
         if cure:
-            message += f" To mend it: {cure}."
+            message += f" To mend it: {cure}" + ("" if cure.endswith("?") else ".")
         super().__init__(message)
 
     def __str__(self) -> str:

@@ -348,6 +348,8 @@ def _lineage(stage: Stage, folder: Path, product: str, state: str, moved: Path |
 
 def _summary(plan: Plan, summaries: Mapping[str, Mapping[str, Any]], verb: str) -> dict[str, Any]:
     shown = dict(summaries.get(plan.summary, {}))
+    if isinstance(shown.get("checkpoint"), str):
+        shown["checkpoint"] = f"{plan.summary}/{shown['checkpoint']}"  # as seen from the run folder
     kept = ("seconds", "peak_memory_mib", "checkpoint")
     reports = [summary["report"] for summary in summaries.values() if "report" in summary]
     return {

@@ -10,6 +10,7 @@ from instructgpt import cli, pipeline
 from instructgpt.config import preset_path
 from instructgpt.errors import ConfigError, StorageError
 from instructgpt.pipeline import DemoConfig, RunConfig, demo, run
+from instructgpt.runtime.checkpoint import final_checkpoint
 
 WORLD = """
 [[stage]]
@@ -56,6 +57,32 @@ def test_stages_run_once_and_are_skipped_then(file: Path, tmp_path: Path) -> Non
     assert states(folder) == {"world": "skipped", "words": "skipped"}
     assert (folder / "words" / "tokenizer.json").stat().st_mtime_ns == written
     assert second == first == json.loads((folder / "summary.json").read_text())
+
+
+def test_the_run_folder_stands_for_the_checkpoint_of_the_stage_it_shows(tmp_path: Path) -> None:
+    (tmp_path / "texts.txt").write_text("one two three four five six seven")
+    path = tmp_path / "mine.toml"
+    path.write_text(
+        f"""summary = "base"
+[[stage]]
+verb = "tokenizer"
+data = "{tmp_path}/texts.txt"
+vocab_size = 270
+[[stage]]
+verb = "pretrain"
+name = "base"
+data = "{tmp_path}/texts.txt"
+tokenizer = "{{tokenizer}}"
+steps = 1
+width = 16
+layers = 1
+heads = 2
+context = 16
+"""
+    )
+    summary = run(RunConfig(file=str(path), out=str(tmp_path / "run")))
+    assert summary["checkpoint"] == "base/checkpoints/step-000001"
+    assert final_checkpoint(tmp_path / "run") == tmp_path / "run" / "base" / "checkpoints" / "step-000001"
 
 
 def test_the_seed_of_the_file_reaches_the_stages(file: Path, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from instructgpt.data.jsonl import expand
 from instructgpt.data.records import Demonstration, Prompt, read_prompts, to_row
 from instructgpt.errors import ConfigError
 from instructgpt.generation.engine import MAX_ACTIVE
@@ -77,7 +78,8 @@ def run(config: BestOfNConfig) -> dict[str, Any]:
             where = "a file of prompts" if name == "prompts" else f"the folder of a {name}"
             raise ConfigError(f"--{name} is missing", "instructgpt best-of-n", f"give {where}")
     tune_malloc()
-    inputs = {"model": config.model, "reward": config.reward, "prompts": config.prompts}
+    files = ",".join(map(str, expand(config.prompts)))
+    inputs = {"model": config.model, "reward": config.reward, "prompts": files}
     with open_run(config.out, "best-of-n", config, inputs) as opened:
         return opened.finished or _write(opened, config)
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from instructgpt.data.jsonl import expand
 from instructgpt.data.records import Demonstration, Prompt, read_prompts, to_row
 from instructgpt.errors import ConfigError
 from instructgpt.generation.engine import MAX_ACTIVE
@@ -85,7 +86,10 @@ def run(config: GenerateConfig) -> dict[str, Any]:
             f"> {p.text}\n{row['response']}" for row, p in zip(rows, _repeat(prompts, config.n), strict=True)
         ]
         return {"verb": "generate", "model": config.model, "rows": rows, "table": "\n\n".join(shown)}
-    inputs = {"model": config.model, "prompts": config.prompts}
+    inputs = {
+        "model": config.model,
+        "prompts": ",".join(map(str, expand(config.prompts))) if config.prompts else "",
+    }
     with open_run(config.out, "generate", config, inputs) as opened:
         return opened.finished or _write(opened, config, prompts)
 

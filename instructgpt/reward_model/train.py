@@ -92,7 +92,8 @@ def train(config: RewardConfig) -> dict[str, Any]:
             if run.should_save(done) and done < stream.steps:
                 save(done)
         before, after = normalise(model, demonstrations)
-        save(stream.steps)
+        if run.latest != run.checkpoint(stream.steps):  # there already after a kill behind this line
+            save(stream.steps)
         return run.finish(_summary(run, config, model, rankings, stream.steps, before, after))
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from instructgpt.data.jsonl import JSONL_ENDINGS, TEXT_ENDINGS, expand
 from instructgpt.data.records import Prompt, read_prompts, read_texts
 from instructgpt.data.shards import TokenShards, write_shards
 from instructgpt.errors import CheckpointError, ConfigError, DataError
@@ -102,10 +103,17 @@ def resolve(config: PPOConfig) -> dict[str, str | Path]:
     return {
         "model": final_checkpoint(config.model),
         "reward": reward,
-        "prompts": config.prompts,
-        "pretrain": config.pretrain,
-        "eval_prompts": config.eval_prompts,
+        "prompts": _files(config.prompts, JSONL_ENDINGS),
+        "pretrain": _files(config.pretrain, (*JSONL_ENDINGS, *TEXT_ENDINGS)),
+        "eval_prompts": _files(config.eval_prompts, JSONL_ENDINGS),
     }
+
+
+def _files(path: str, endings: tuple[str, ...]) -> str:
+    """What a flag of data depends on: the files that it means, or a folder of token shards."""
+    if not path or (Path(path) / "index.json").exists():
+        return path
+    return ",".join(map(str, expand(path, endings)))
 
 
 def prepare(config: PPOConfig, inputs: dict[str, str | Path], run: Run) -> Parts:

@@ -52,10 +52,13 @@ class Run:
         self._tensors: dict[str, Tensor] = {}
         if self.latest is not None and self.finished is None:
             self._state, self._tensors = _read_train_state(self.latest)
+            self._prune(self._state.get("keep"))  # a kill may have come between saving and pruning
         self.start: int = int(self._state.get("step", 0))
         self._seconds_before = float(self._state.get("seconds", 0.0))
         self._opened = time.monotonic()
         self._stop = False
+        # A Ctrl-C after should_save() said no has to wait for the next step: nothing of this one is on disk.
+        self._unsaved = False
         self._save_every, self._total = 0, 0
         self._log: MetricsLog | None = None
         self._progress: Progress | None = None
@@ -90,15 +93,21 @@ class Run:
                 for step in range(start, total):
                     yield step
                     self._progress.advance()
-                    if self._stop and step + 1 < total:
+                    if self._stop and not self._unsaved and step + 1 < total:
                         raise Interrupted(
                             f"{self.verb} stopped after step {step + 1} of {total}, all of it saved",
                             str(self.folder),
                             "run the same command again to go on from there",
                         )
             finally:
-                self._progress.close()
-                self._log.close()
+                self.close()
+
+    def close(self) -> None:
+        """End the progress line and the log: `steps` does it, or `open_run` where an error ends the loop."""
+        if self._progress is not None and self._log is not None:
+            self._progress.close()
+            self._log.close()
+        self._progress = self._log = None
 
     def _ask_to_stop(self) -> None:
         self._stop = True
@@ -122,7 +131,9 @@ class Run:
     def should_save(self, step: int) -> bool:
         """Whether a checkpoint is due after `step` finished steps: by schedule, at the end, after Ctrl-C."""
         due = self._save_every > 0 and step % self._save_every == 0
-        return due or step == self._total or self._stop
+        due = due or step == self._total or self._stop
+        self._unsaved = not due
+        return due
 
     def save(
         self,
@@ -146,7 +157,7 @@ class Run:
             (folder / "train_state").mkdir()
             contiguous = {name: t.detach().cpu().contiguous() for name, t in (tensors or {}).items()}
             save_file(contiguous, folder / "train_state" / "tensors.safetensors")
-            full = {**(state or {}), "step": step, "seconds": self.seconds}
+            full = {**(state or {}), "step": step, "keep": keep, "seconds": self.seconds}
             write_json(folder / "train_state" / "state.json", full)
 
         path = self.checkpoint(step)
@@ -217,6 +228,8 @@ def open_run(out: str | Path, verb: str, config: Any, inputs: Mapping[str, str |
         if fresh and run.latest is None:
             known.unlink(missing_ok=True)
         raise
+    finally:
+        run.close()
 
 
 def final_checkpoint(folder: str | Path) -> Path:

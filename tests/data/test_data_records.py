@@ -309,6 +309,8 @@ def test_a_failure_to_write_leaves_what_was_there(tmp_path: Path) -> None:
         write_jsonl(path, rows())
     assert path.read_text() == GOOD + "\n"
     assert os.listdir(tmp_path) == ["data.jsonl"]
+    with pytest.raises(StorageError, match=r"can't write.*data\.jsonl/below"):
+        write_jsonl(path / "below" / "x.jsonl", [{"prompt": "x"}])
 
 
 def test_a_full_disk_is_told_and_leaves_what_was_there(tmp_path: Path) -> None:

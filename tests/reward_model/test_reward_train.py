@@ -179,7 +179,10 @@ def test_interrupted_and_resumed_equals_undisturbed(
 def test_killed_before_the_summary_the_shift_is_made_anew(world: Path, tmp_path: Path) -> None:
     first = train(config(world, tmp_path / "r"))
     (tmp_path / "r/summary.json").unlink()
+    weights = tmp_path / "r" / first["checkpoint"] / "model.safetensors"
+    written = weights.stat().st_mtime_ns
     again = train(config(world, tmp_path / "r"))
+    assert weights.stat().st_mtime_ns == written  # not written over: a kill meanwhile would lose it
     for name in ("demonstration_mean_before", "demonstration_mean", "accuracy", "bag_of_words"):
         assert again[name] == first[name]
 

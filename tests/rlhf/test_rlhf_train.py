@@ -240,6 +240,16 @@ def test_bad_input_is_one_paragraph(tiny, tmp_path, changes, error, message) -> 
         train(tiny.config(tmp_path / "run", **changes))
 
 
+def test_a_change_in_a_file_that_a_pattern_means_is_noticed(tiny, tmp_path) -> None:
+    line = (tiny.folder / "prompts.jsonl").read_text().splitlines(keepends=True)[1]
+    (tmp_path / "a.jsonl").write_text(line * 8)
+    config = tiny.config(tmp_path / "run", prompts=str(tmp_path / "*.jsonl"), iterations=1)
+    train(config)
+    (tmp_path / "b.jsonl").write_text(line)
+    with pytest.raises(ConfigError, match="input prompts"):
+        train(config)
+
+
 def test_truncated_sampling_cannot_be_asked_for() -> None:
     """Field fault 12: no setting of PPO truncates or forces anything in the sampler."""
     names = set(PPOConfig.__dataclass_fields__)

@@ -165,3 +165,45 @@ def test_a_mistake_before_any_work_does_not_bind_the_folder(tmp_path: Path) -> N
 def test_config_json_holds_lineage(tmp_path: Path) -> None:
     count(tmp_path / "r", 3)
     assert json.loads((tmp_path / "r/checkpoints/step-000003/stage.json").read_text())["config"]["lr"] == 0.1
+
+
+def test_a_ctrl_c_that_comes_after_the_question_waits_for_the_next_step(tmp_path: Path) -> None:
+    """The message says that all is saved, so the step in hand must be: with save_every 0 it would be lost."""
+    saved = []
+    with (
+        pytest.raises(Interrupted, match="after step 3 of 8, all of it saved"),
+        open_run(tmp_path / "r", "x", Config(), {}) as run,
+    ):
+        for step in run.steps(0, 8):
+            due = run.should_save(step + 1)
+            if step == 1:
+                os.kill(os.getpid(), signal.SIGINT)
+            if due:
+                saved.append(run.save(step + 1, write_model).name)
+    assert saved == ["step-000003"]
+
+
+def test_a_log_that_the_disk_refuses_is_one_error(tmp_path: Path) -> None:
+    """Closing the file tries the row again and fails again: that must not hide the first error."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        with (
+            pytest.raises(StorageError, match=r"file too large.*metrics\.jsonl.*To mend it: raise the limit"),
+            open_run(tmp_path / "r", "x", Config(), {}) as run,
+        ):
+            for step in run.steps(0, 8):
+                run.log(step + 1, note="x" * 100)
+                resource.setrlimit(resource.RLIMIT_FSIZE, (250, before[1]))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert [row["step"] for row in read_metrics(tmp_path / "r/metrics.jsonl")] in ([1], [1, 2])
+
+
+def test_a_path_below_a_file_is_told_with_its_cure(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for out in (tmp_path / "file", tmp_path / "file" / "r"):
+        with (
+            pytest.raises(StorageError, match="choose an --out below a folder"),
+            open_run(out, "x", Config(), {}),
+        ):
+            pass

@@ -243,3 +243,16 @@ def test_wrong_inputs_are_told(world: Path, tmp_path: Path) -> None:
         config(world, out, residual_dropout=1.0)
     with pytest.raises(ConfigError, match="--epochs"):
         config(world, out, epochs=0.0)
+
+
+def test_the_texts_of_a_mistaken_first_try_are_not_kept(world: Path, tmp_path: Path) -> None:
+    """The same folder with enough text must not train on the tokens of the text that was too short."""
+    short = tmp_path / "short.txt"
+    short.write_text("a fox")
+    mix = {"pretrain_length": 20, "epochs": 0.2}
+    with pytest.raises(DataError, match="tokens, a window needs 20"):
+        train(config(world, tmp_path / "r", pretrain_data=str(short), **mix))
+    text = str(world / "text.txt")
+    after = train(config(world, tmp_path / "r", pretrain_data=text, **mix))
+    fresh = train(config(world, tmp_path / "s", pretrain_data=text, **mix))
+    assert after["validation_loss"] == fresh["validation_loss"]

@@ -1,4 +1,4 @@
-"""Configuration: a frozen dataclass <- a TOML preset or file <- command-line flags, later ones winning.
+"""Configuration: a frozen dataclass <- a TOML file <- command-line flags, later ones winning.
 
 Every verb has one frozen dataclass whose attribute docstrings are its `--help`. Keys and flags that do not
 exist are errors that name the near ones.
@@ -12,12 +12,13 @@ import difflib
 import io
 import re
 import tomllib
+import types
 import typing
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from instructgpt.errors import ConfigError
+from instructgpt.errors import ConfigError, InstructGPTError
 
 Config = TypeVar("Config")
 
@@ -39,7 +40,9 @@ def read_toml(path: str | Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise ConfigError("there is no such configuration file", str(path), "check the path") from error
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"can't read the configuration file: {error}", str(path)) from error
+        reason = error.strerror if isinstance(error, OSError) else error
+        cure = "give a TOML file that may be read, in UTF-8"
+        raise ConfigError(f"can't read the configuration file: {reason}", str(path), cure) from error
     except tomllib.TOMLDecodeError as error:
         cure = 'write keys as `name = value`, texts in quotes: model = "runs/mine/sft"'
         raise ConfigError(f"this is not TOML: {error}", str(path), cure) from error
@@ -87,6 +90,13 @@ def _coerce(value: Any, kind: Any, where: str) -> Any:
     if origin is tuple:
         items = value if isinstance(value, list) else [value]
         return tuple(_coerce(item, typing.get_args(kind)[0], where) for item in items)
+    if origin is typing.Literal:
+        known = typing.get_args(kind)
+        if value not in known:
+            raise ConfigError(f"{value!r} is not known", where, near(str(value), known))
+        return value
+    if origin in (types.UnionType, typing.Union):  # only `X | None` occurs; TOML has no None
+        kind = next(part for part in typing.get_args(kind) if part is not types.NoneType)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if isinstance(kind, type) and (
@@ -97,16 +107,17 @@ def _coerce(value: Any, kind: Any, where: str) -> Any:
 
 
 def parse(config_type: type[Config], argv: Sequence[str], verb: str) -> Config:
-    """The configuration of `verb` from its command-line arguments, `--preset` and `--config` included.
+    """The configuration of `verb` from its command-line arguments, `--config` included.
 
-    A TOML file may hold the keys at its top or in a table named after the verb.
+    A TOML file may hold the keys at its top or in a table named after the verb. Presets list stages, so that
+    `--preset` is for the verb `run` alone: another way to name its file.
 
     Raises:
         ConfigError: see the module; `SystemExit(0)` after `--help`.
     """
     import tyro
 
-    rest, files = _take_files(argv)
+    rest, files = _take_files(argv, verb)
     table: dict[str, Any] = {}
     where = "defaults"
     for path in files:
@@ -120,6 +131,7 @@ def parse(config_type: type[Config], argv: Sequence[str], verb: str) -> Config:
             config, unknown = tyro.cli(
                 config_type,
                 prog=f"instructgpt {verb}",
+                description=_description(config_type, verb),
                 default=default,
                 args=rest,
                 return_unknown_args=True,
@@ -128,18 +140,42 @@ def parse(config_type: type[Config], argv: Sequence[str], verb: str) -> Config:
     except SystemExit as stop:
         if stop.code in (0, None):
             raise
-        message = re.sub(r"[\u2500-\u257f]+", " ", captured.getvalue())
-        message = " ".join(re.sub(r"Parsing error|For full helptext.*", " ", message).split())
-        raise ConfigError(message.rstrip("."), f"instructgpt {verb}", "see --help") from stop
+        if isinstance(stop.__context__, InstructGPTError):  # of the configuration itself: it says it better
+            raise stop.__context__ from None
+        cure = f"see instructgpt {verb} --help"
+        raise ConfigError(_complaint(captured.getvalue()), f"instructgpt {verb}", cure) from stop
     if unknown:
         flags = ["--" + field.name.replace("_", "-") for field in dataclasses.fields(config_type)]  # type: ignore[arg-type]
         name = unknown[0].split("=")[0].replace("_", "-")
-        cure = near(name, [*flags, "--preset", "--config", "--json"])
+        if not name.startswith("-"):
+            raise ConfigError(
+                f"{unknown[0]!r} is too much", f"instructgpt {verb}", "name flags: --flag value"
+            )
+        cure = near(name, [*flags, "--config", "--json", *(["--preset"] if verb == "run" else [])])
         raise ConfigError(f"unknown flag {unknown[0]}", f"instructgpt {verb}", cure)
     return config
 
 
-def _take_files(argv: Sequence[str]) -> tuple[list[str], list[Path]]:
+def _complaint(box: str) -> str:
+    """The sentence in the box that tyro draws: without its frame, its title and the flag's help."""
+    lines = [
+        re.sub(r"^[\s|+\u2500-\u257f]+|[\s|+\u2500-\u257f]+$", "", line) for line in box.splitlines()[1:]
+    ]
+    text = " ".join(line for line in lines if line.strip("-"))
+    text = re.split(r"Argument helptext:|For full helptext|Got errors:", text)[0].strip(" .")
+    text = re.sub(r"^Error parsing ", "", text)
+    text = re.sub(r"invalid literal for int\(\) with base 10: (.*)", r"\1 is not a whole number", text)
+    return re.sub(r"could not convert string to float: (.*)", r"\1 is not a number", text)
+
+
+def _description(config_type: type[Any], verb: str) -> str:
+    """What `--help` says above the flags."""
+    preset = " --preset NAME: run a preset of the package, like its bare name." if verb == "run" else ""
+    return f"{config_type.__doc__}\n\n--config FILE.toml: read flags from a file.{preset}"
+
+
+def _take_files(argv: Sequence[str], verb: str) -> tuple[list[str], list[Path]]:
+    """Arguments without `--config`, and its files; `--preset` becomes the file that `run` takes."""
     rest: list[str] = []
     files: list[Path] = []
     arguments = iter(argv)
@@ -152,5 +188,15 @@ def _take_files(argv: Sequence[str]) -> tuple[list[str], list[Path]]:
             value = next(arguments, "")
         if not value:
             raise ConfigError(f"{flag} needs a value", flag, "give a preset's name or a TOML file")
-        files.append(preset_path(value) if flag == "--preset" else Path(value))
+        if flag == "--config":
+            files.append(Path(value))
+            continue
+        preset = preset_path(value)
+        if verb != "run":
+            raise ConfigError(
+                f"the preset {value} lists stages and holds no flags of `{verb}`",
+                f"instructgpt {verb} --preset {value}",
+                f"run it whole: instructgpt run {value}; a file with flags of one verb goes to --config",
+            )
+        rest.append(str(preset))
     return rest, files

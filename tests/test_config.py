@@ -5,12 +5,14 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
 from instructgpt.cli import main
-from instructgpt.config import parse
+from instructgpt.config import parse, preset_path
 from instructgpt.errors import ConfigError
+from instructgpt.pipeline import RunConfig
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,14 @@ class Sample:
     """Files."""
     quick: bool = False
     """A switch."""
+    kind: Literal["a", "b"] = "a"
+    """One of two."""
+    limit: float | None = None
+    """A number or none."""
+
+    def __post_init__(self) -> None:
+        if self.steps < 0:
+            raise ConfigError(f"--steps is {self.steps}", cure="give more")
 
 
 def test_flags_win_over_the_file(tmp_path: Path) -> None:
@@ -38,6 +48,8 @@ def test_a_table_named_after_the_verb_is_read(tmp_path: Path) -> None:
     file = tmp_path / "c.toml"
     file.write_text("[sample]\nsteps = 3\n[other]\nx = 1\n")
     assert parse(Sample, [f"--config={file}"], "sample").steps == 3
+    file.write_text('limit = 3\nkind = "b"')
+    assert parse(Sample, [f"--config={file}"], "sample") == Sample(limit=3.0, kind="b")
 
 
 @pytest.mark.parametrize(
@@ -47,6 +59,9 @@ def test_a_table_named_after_the_verb_is_read(tmp_path: Path) -> None:
         ('steps = "many"', r"'many' is not of type int"),
         ("steps = true", r"True is not of type int"),
         ("lr = 1\nsteps = x\n", r"not TOML.*line 2"),
+        ('kind = "c"', r"'c' is not known .*kind.*choose one of a, b"),
+        ('limit = "low"', r"'low' is not of type float"),
+        ("steps = -1", r"--steps is -1"),
     ],
 )
 def test_mistakes_in_the_file_are_named(tmp_path: Path, text: str, message: str) -> None:
@@ -60,15 +75,42 @@ def test_mistakes_in_the_file_are_named(tmp_path: Path, text: str, message: str)
     ("argv", "message"),
     [
         (["--stepz", "3"], r"unknown flag --stepz.*did you mean --steps"),
-        (["--steps", "many"], r"many"),
+        (
+            ["--steps", "many"],
+            r"^--steps: 'many' is not a whole number \(instructgpt sample\)\. To mend it: see ",
+        ),
+        (["--lr", "fast"], r"^--lr: 'fast' is not a number \(instr"),
+        (["--kind", "c"], r"^invalid choice 'c' for argument '--kind'. Expected one of \('a', 'b'\) \(instr"),
+        (["--limit", "low"], r"^--limit: no type matching .*'low'\] \(instr"),
+        (["--steps"], r"^Missing value for argument '--steps'"),
+        (["--steps", "-1"], r"^--steps is -1\. To mend it: give more\.$"),
         (["--config", "nowhere.toml"], r"no such configuration file \(nowhere.toml\)"),
         (["--preset", "nowhere"], r"no preset 'nowhere'"),
+        (["--preset", "quick"], r"lists stages.*instructgpt run quick"),
+        (["--steps", "3", "more"], r"'more' is too much"),
         (["--config"], r"--config needs a value"),
     ],
 )
 def test_mistakes_in_flags_are_named(argv: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         parse(Sample, argv, "sample")
+
+
+@pytest.mark.parametrize("argv", [["--preset", "quick", "--seed", "3"], ["--preset=quick", "--seed=3"]])
+def test_a_preset_is_the_file_that_run_takes(argv: list[str]) -> None:
+    config = parse(RunConfig, argv, "run")
+    assert config == RunConfig(file=str(preset_path("quick")), seed=3)
+
+
+def test_help_offers_a_preset_to_run_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 0
+    usage = [line for line in capsys.readouterr().out.splitlines() if "--preset" in line]
+    assert len(usage) == 1 and "instructgpt run" in usage[0]
+    for verb, offered in (("run", True), ("sft", False)):
+        with pytest.raises(SystemExit):
+            main([verb, "--help"])
+        said = capsys.readouterr().out
+        assert ("--preset" in said) == offered and "--config" in said
 
 
 def test_an_unknown_verb_names_the_near_ones(capsys: pytest.CaptureFixture[str]) -> None:

@@ -76,12 +76,13 @@ def answer(
     max_new: int,
     temperature: float = 1.0,
     seed: int = 0,
+    source: str = "",
 ) -> list[Answers]:
-    """Sample `samples` replies to each prompt; one `Answers` a sample.
+    """Sample `samples` replies to each prompt; one `Answers` a sample. `source` names the prompts' file.
 
     A reply depends on (seed, prompt id, sample) alone: the first n samples of more are the same ones.
     """
     model, tokenizer = candidate.model, candidate.tokenizer
-    replies = sample_replies(model, tokenizer, prompts, samples, max_new, temperature, seed)
+    replies = sample_replies(model, tokenizer, prompts, samples, max_new, temperature, seed, source=source)
     prompt_ids = tuple(render_prompt(tokenizer, prompt.messages) for prompt in prompts)
     return [Answers(tuple(prompts), prompt_ids, tuple(row[i] for row in replies)) for i in range(samples)]

@@ -90,7 +90,16 @@ def _write(run: Run, config: BestOfNConfig) -> dict[str, Any]:
     model, tokenizer = open_model(config.model, device, pick_dtype(config.dtype))
     reward = load_reward(config.reward, device)
     # Every prompt must fit before the first one is answered.
-    reply_requests(model, tokenizer, prompts, 1, config.max_new, config.temperature, config.seed)
+    reply_requests(
+        model,
+        tokenizer,
+        prompts,
+        1,
+        config.max_new,
+        config.temperature,
+        config.seed,
+        source=config.prompts,
+    )
     portion = max(1, 2 * config.max_active // config.n)  # prompts
     spool = Spool(run.folder / FILE, portion)
     for step in run.steps(spool.done, -(-len(prompts) // portion)):

@@ -86,6 +86,7 @@ def run(config: EvalConfig) -> dict[str, Any]:
                     max_new=config.max_new,
                     temperature=config.temperature,
                     seed=config.seed,
+                    source=config.prompts,
                 )[0]
                 answers[name] = found
                 row |= _replies(found, candidate, baseline, config)

@@ -54,16 +54,19 @@ def reply_requests(
     *,
     top_k: int = 0,
     top_p: float = 1.0,
+    source: str = "",
 ) -> list[Request]:
     """Requests for n replies to each prompt: prompt 0 sample 0, prompt 0 sample 1, ...
 
     Raises:
-        DataError: a prompt and its reply may exceed the model's context; names the record.
+        DataError: a prompt and its reply may exceed the model's context; names `source` (the file or flag
+            that the prompts come from) and the record.
     """
     requests = []
     for number, prompt in enumerate(prompts):
         ids = tuple(render_prompt(tokenizer, prompt.messages))
-        check_room(model.config, len(ids), max_new, f"prompt {number}, id {prompt.id}")
+        place = f"prompt {number}, id {prompt.id}"
+        check_room(model.config, len(ids), max_new, f"{source}, {place}" if source else place)
         requests += [
             Request(
                 ids,
@@ -91,6 +94,7 @@ def sample_replies(
     *,
     top_k: int = 0,
     top_p: float = 1.0,
+    source: str = "",
     max_active: int = MAX_ACTIVE,
     on_reply: Callable[[int, Reply], None] | None = None,
 ) -> list[list[Reply]]:
@@ -101,13 +105,24 @@ def sample_replies(
 
     Args:
         max_new: largest length in tokens, the one that ends the reply included.
+        source: where the prompts come from, for the error.
         on_reply: called with (prompt number, reply) as each reply ends.
 
     Raises:
         DataError: see `reply_requests`.
     """
     requests = reply_requests(
-        model, tokenizer, prompts, n, max_new, temperature, seed, iteration, top_k=top_k, top_p=top_p
+        model,
+        tokenizer,
+        prompts,
+        n,
+        max_new,
+        temperature,
+        seed,
+        iteration,
+        top_k=top_k,
+        top_p=top_p,
+        source=source,
     )
     finished: dict[int, Reply] = {}
 

@@ -81,6 +81,7 @@ def run(config: GenerateConfig) -> dict[str, Any]:
     tune_malloc()
     if not config.out:
         model, tokenizer = open_model(config.model, pick_device(config.device), pick_dtype(config.dtype))
+        _check(model, tokenizer, prompts, config)
         rows = _answer(model, tokenizer, prompts, config)
         shown = [
             f"> {p.text}\n{row['response']}" for row, p in zip(rows, _repeat(prompts, config.n), strict=True)
@@ -150,6 +151,7 @@ def _check(
         config.seed,
         top_k=config.top_k,
         top_p=config.top_p,
+        source=config.prompts or "--prompt",
     )
 
 

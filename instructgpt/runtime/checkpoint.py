@@ -266,8 +266,9 @@ def _identity(verb: str, config: Any, inputs: Mapping[str, str | Path]) -> dict[
 
 
 def _compare(old: dict[str, Any], new: dict[str, Any], folder: Path) -> None:
-    changes = [f"verb {old['verb']} -> {new['verb']}"] if old["verb"] != new["verb"] else []
-    for part in ("config", "inputs"):
+    other = old["verb"] != new["verb"]
+    changes = [f"verb {old['verb']} -> {new['verb']}"] if other else []
+    for part in () if other else ("config", "inputs"):
         names = sorted(old[part].keys() | new[part].keys())
         for name in names:
             before, after = old[part].get(name), new[part].get(name)

@@ -60,11 +60,13 @@ def _help() -> str:
         [
             f"instructgpt {__version__}: the InstructGPT recipe, complete",
             "",
-            "usage: instructgpt VERB [--preset NAME | --config FILE.toml] [--flag value ...] [--json]",
+            "usage: instructgpt VERB [--config FILE.toml] [--flag value ...] [--json]",
+            "       instructgpt run FILE.toml | --preset NAME [--flag value ...] [--json]",
             "",
             *lines,
             "",
-            "`instructgpt VERB --help` lists a verb's flags. --json prints the summary alone on stdout.",
+            "`instructgpt VERB --help` lists a verb's flags. --config reads flags from a file.",
+            "--json prints the summary alone on stdout.",
         ]
     )
 

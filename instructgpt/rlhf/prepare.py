@@ -175,15 +175,13 @@ def prepare(config: PPOConfig, inputs: dict[str, str | Path], run: Run) -> Parts
 def save(run: Run, finished: int, parts: Parts, config: PPOConfig, state: dict[str, Any]) -> None:
     """Write the checkpoint of `finished` rounds: the policy, with folders `ema/` and `value/`."""
     learner = parts.learner
-    special = {
-        "bos_token_id": parts.tokenizer.bos_id,
-        "eos_token_id": parts.tokenizer.end_of_turn_id,
-        "pad_token_id": parts.tokenizer.pad_id,
-    }
+    special = special_ids(parts.tokenizer)
+    # transformers finds the last token of a batch's row by its padding and refuses a scorer that has none.
+    pad = parts.tokenizer.eos_id if parts.tokenizer.pad_id is None else parts.tokenizer.pad_id
 
     def write(folder: Path) -> None:
         save_model(learner.policy, folder, special=special)
-        save_model(learner.value, folder / "value", special=special)
+        save_model(learner.value, folder / "value", special=special | {"pad_token_id": pad})
         written = [folder, folder / "value"]
         if learner.ema is not None:
             average = copy.deepcopy(learner.policy)
@@ -196,6 +194,16 @@ def save(run: Run, finished: int, parts: Parts, config: PPOConfig, state: dict[s
     tensors = optimizer_tensors(learner.policy_optimizer, learner.policy, "policy.")
     tensors |= optimizer_tensors(learner.value_optimizer, learner.value, "value.")
     run.save(finished, write, tensors, state, keep=config.keep or None)
+
+
+def special_ids(tokenizer: Tokenizer) -> dict[str, int | list[int] | None]:
+    """Ids for a policy's folder: generation ends with a document's end as well as with a reply's."""
+    others = sorted(tokenizer.stop_ids - {tokenizer.eos_id})
+    return {
+        "bos_token_id": tokenizer.bos_id,
+        "eos_token_id": [tokenizer.eos_id, *others] if others else tokenizer.eos_id,
+        "pad_token_id": tokenizer.pad_id,
+    }
 
 
 def load_prompts(path: str, tokenizer: Tokenizer, context: int, config: PPOConfig) -> PromptSet:

@@ -13,10 +13,11 @@ from safetensors.torch import load_file
 import instructgpt.rlhf.train as module
 from instructgpt.errors import CheckpointError, ConfigError, DataError
 from instructgpt.model.hf import load_language_model, load_scalar_model
-from instructgpt.rlhf.prepare import prompt_indices
+from instructgpt.rlhf.prepare import prompt_indices, special_ids
 from instructgpt.rlhf.settings import PPOConfig
 from instructgpt.rlhf.train import train
 from instructgpt.runtime.optim import linear_warmup
+from instructgpt.text.tokenizer import Tokenizer
 
 
 @pytest.fixture(autouse=True)
@@ -82,6 +83,30 @@ def test_the_policy_opens_in_transformers(finished) -> None:
     with torch.no_grad():
         logits = ours.logits(ours(ids, torch.arange(4), [4]))
         torch.testing.assert_close(theirs(ids[None]).logits[0], logits, atol=1e-4, rtol=1e-4)
+
+
+def test_the_checkpoint_names_all_ids_that_end_a_reply(tiny, finished) -> None:
+    """As SFT's does: a document's end and a reply's, `<|eos|>` and `<|end|>`, ids 2 and 3."""
+    folder = finished / "checkpoints" / "step-000004"
+    for place in (folder, folder / "ema"):
+        assert json.loads((place / "generation_config.json").read_text())["eos_token_id"] == [2, 3]
+    assert special_ids(tiny.tokenizer) == {"bos_token_id": 1, "eos_token_id": [2, 3], "pad_token_id": 0}
+
+
+def test_without_a_padding_token_the_value_network_is_padded_with_eos(tiny, tmp_path, monkeypatch) -> None:
+    """transformers refuses to score a batch with a model that names no padding id."""
+    load = Tokenizer.load
+
+    def without_padding(folder):
+        tokenizer = load(folder)
+        tokenizer.pad_id = None
+        return tokenizer
+
+    monkeypatch.setattr(Tokenizer, "load", without_padding)
+    train(tiny.config(tmp_path / "run", iterations=1))
+    folder = tmp_path / "run" / "checkpoints" / "step-000001"
+    assert json.loads((folder / "value" / "config.json").read_text())["pad_token_id"] == 2  # <|eos|>
+    assert "pad_token_id" not in json.loads((folder / "generation_config.json").read_text())
 
 
 def test_killed_and_resumed_is_the_same_run(tiny, finished, tmp_path, monkeypatch) -> None:

@@ -6,7 +6,8 @@ vwxyzjn/summarize_from_feedback_details (code) and arXiv:2403.17031; "ours" is s
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, fields
 from typing import Literal
 
 from instructgpt.errors import ConfigError
@@ -121,6 +122,10 @@ class PPOConfig:
     """Precision of the passes of scoring and update; weights and optimizer stay float32."""
 
     def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, float) and math.isnan(value):  # it would pass the comparisons below
+                raise _invalid(field.name, value, "a number")
         for name in ("iterations", "batch", "minibatches", "epochs", "max_new", "max_tokens", "max_active"):
             if getattr(self, name) < 1:
                 raise _invalid(name, getattr(self, name), "a whole number of at least 1")
@@ -138,6 +143,11 @@ class PPOConfig:
             "grad_clip",
             "weight_decay",
             "eps",
+            "max_prompt",
+            "warmup",
+            "save_every",
+            "keep",
+            "eval_every",
         ):
             if getattr(self, name) < 0:
                 raise _invalid(name, getattr(self, name), "a number of at least 0")

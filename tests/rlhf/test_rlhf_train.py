@@ -239,6 +239,14 @@ def _prompt_ids(tiny):
         ({"ema": 1.0}, "--ema is 1"),
         ({"clip": 0.0}, "--clip is 0"),
         ({"ptx_ratio": 0.0}, "--ptx-ratio"),
+        ({"keep": -1}, "--keep is -1"),
+        ({"save_every": -1}, "--save-every is -1"),
+        ({"eval_every": -1}, "--eval-every is -1"),
+        ({"max_prompt": -1}, "--max-prompt is -1"),
+        ({"warmup": -1}, "--warmup is -1"),
+        ({"lr": float("nan")}, "--lr is nan"),
+        ({"beta": float("nan")}, "--beta is nan"),
+        ({"missing_eos_penalty": float("nan")}, "--missing-eos-penalty is nan"),
     ],
 )
 def test_settings_that_make_no_sense(tiny, changes, message) -> None:

@@ -5,6 +5,7 @@ Exit codes: 0 done, 2 a mistake that the user can mend (one paragraph on stderr)
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -93,7 +94,9 @@ def _dispatch(argv: list[str]) -> None:
     rest = [argument for argument in rest if argument != "--json"]
     config_class, function = _load(verb)
     config = parse(config_class, rest, verb)
-    summary = function(config)
+    # With --json the summary stands alone on stdout: a chat, or what a user's reward prints, goes to stderr.
+    with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
+        summary = function(config)
     if as_json:
         print(json.dumps(summary, ensure_ascii=False))
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import replace
@@ -120,8 +121,19 @@ def test_the_verb_reads_standard_input(
     checkpoint: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lines = iter(["hi", "/quit"])
-    monkeypatch.setattr("builtins.input", lambda prompt="": next(lines))
+
+    def read(prompt: str = "") -> str:
+        try:
+            return next(lines)
+        except StopIteration:
+            raise EOFError from None
+
+    monkeypatch.setattr("builtins.input", read)
     assert main(["chat", "--model", str(checkpoint), "--max-new", "5", "--device", "cpu"]) == 0
     assert "replies" in capsys.readouterr().out
+    lines = iter(["hi", "/help"])
+    assert main(["chat", "--model", str(checkpoint), "--max-new", "5", "--device", "cpu", "--json"]) == 0
+    said = capsys.readouterr()
+    assert json.loads(said.out)["replies"] == 1 and "/quit" in said.err  # the summary alone, the talk aside
     assert main(["chat", "--model", str(checkpoint), "--max-new", "0", "--device", "cpu"]) == 2
     assert "--max-new" in capsys.readouterr().err

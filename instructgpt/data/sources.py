@@ -12,9 +12,10 @@
 | Anthropic HH-RLHF | `chosen, rejected`: transcripts with `\\n\\nHuman:` and `\\n\\nAssistant:` |
 | OASST-style rankings | `prompt, history, responses: [str], ranking: [int]` |
 
+Wherever a `history` of [user, assistant] pairs stands beside a `prompt`, it becomes earlier messages of it.
+
 White space around replies of these shapes is cut off: it is an accident of how they were gathered, and a
-    model
-would learn it. Lines in our own shape pass unchanged.
+model would learn it. Other lines in our own shape pass unchanged.
 """
 
 from __future__ import annotations
@@ -43,7 +44,11 @@ def normalise(row: Mapping[str, Any], kind: Kind) -> dict[str, Any]:
     Raises:
         DataError: the shape is known but this line breaks it (no place given: the reader adds file and line).
     """
-    if kind == "text" or ("response" in row and "prompt" in row):
+    if kind == "text":
+        return dict(row)
+    if "prompt" in row and "history" in row:
+        row = _with_history(row)
+    if "response" in row and "prompt" in row:
         return dict(row)
     kept = {key: row[key] for key in _KEPT if key in row}
     if "chosen" in row and "rejected" in row:
@@ -85,6 +90,13 @@ def _history(row: Mapping[str, Any]) -> list[dict[str, Any]]:
     for user, assistant in pairs:
         messages += [{"role": "user", "content": user}, {"role": "assistant", "content": assistant}]
     return messages
+
+
+def _with_history(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The line with its `history` put before its prompt, as earlier messages."""
+    rest = {key: value for key, value in row.items() if key != "history"}
+    prompt, history = row["prompt"], _history(row)
+    return rest | {"prompt": [*history, *prompt] if isinstance(prompt, list) else _prompt(history, prompt)}
 
 
 def _instruction(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -235,7 +247,7 @@ def _common_prompt(
 
 
 def _ranking(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Replies as strings, and beside them the rank of each; `history` stands before the prompt."""
+    """Replies as strings, and beside them the rank of each."""
     replies, ranks = row["responses"], row["ranking"]
     if not isinstance(replies, list) or not isinstance(ranks, list) or len(replies) != len(ranks):
         raise DataError(
@@ -245,5 +257,5 @@ def _ranking(row: Mapping[str, Any]) -> dict[str, Any]:
     responses = [{"text": _strip(text), "rank": rank} for text, rank in zip(replies, ranks, strict=True)]
     found: dict[str, Any] = {"responses": responses}
     if "prompt" in row:
-        found["prompt"] = _prompt(_history(row), row["prompt"])
+        found["prompt"] = row["prompt"]
     return found

@@ -34,6 +34,19 @@ DEMONSTRATIONS = [
     ),
     ({"id": "s", "instruction": "Q", "instances": [{"input": "", "output": "A"}]}, {"id": "s", **ASKED}),
     ({"prompt": "Q", "completion": "A "}, ASKED),
+    ({"prompt": "Q", "response": "A", "history": []}, ASKED),
+    (
+        {"prompt": "Q", "response": "A", "history": [["q", "a"]]},
+        {"prompt": [_user("q"), _assistant("a"), _user("Q")], "response": "A"},
+    ),
+    (
+        {"prompt": [_user("Q")], "response": "A", "history": [["q", "a"]]},
+        {"prompt": [_user("q"), _assistant("a"), _user("Q")], "response": "A"},
+    ),
+    (
+        {"prompt": "Q", "completion": "A", "history": [["q", "a"]]},
+        {"prompt": [_user("q"), _assistant("a"), _user("Q")], "response": "A"},
+    ),
     (
         {"prompt": [_user("Q")], "completion": [_assistant("A")]},
         {"prompt": [_user("Q")], "response": "A"},
@@ -141,6 +154,7 @@ def test_rankings(row: dict, expected: dict) -> None:
 
 WRONG = [
     ({"instruction": "Q", "output": "A", "history": ["q"]}, "'history' is not a list of"),
+    ({"prompt": "Q", "response": "A", "history": ["q"]}, "'history' is not a list of"),
     ({"instruction": "Q", "instances": []}, "'instances' is not a list of objects"),
     ({"messages": ["Q", "A"]}, "'messages' is not a list of messages"),
     ({"messages": [{"role": "user", "content": [{"type": "image"}]}]}, "holds more than text"),

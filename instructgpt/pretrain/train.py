@@ -24,6 +24,7 @@ from instructgpt.model.heads import LanguageModel, new_language_model
 from instructgpt.model.hf import load_language_model, save_model
 from instructgpt.runtime.checkpoint import Run, open_run
 from instructgpt.runtime.device import pick_device, pick_dtype, tune_malloc
+from instructgpt.runtime.metrics import read_metrics
 from instructgpt.runtime.optim import (
     adamw,
     clip_gradients,
@@ -167,7 +168,6 @@ def train(config: PretrainConfig) -> dict[str, Any]:
         model.to(device)
         optimizer = adamw(model, config.lr, (0.9, config.beta2), weight_decay=config.weight_decay)
         restore_optimizer(optimizer, model, run.load_state()[1], _OPTIMIZER)
-        losses: list[float] = []
         validation: float | None = None
         clock = time.monotonic()
         for step in run.steps(run.start, config.steps, config.save_every):
@@ -176,7 +176,6 @@ def train(config: PretrainConfig) -> dict[str, Any]:
             sequences = draw(step, config.batch, length, config.seed)
             loss = accumulate(model, sequences, config.micro_tokens, dtype)
             norm = _update(model, optimizer, lr, config.clip, f"{run.folder}, step {done}")
-            losses.append(loss)
             speed = config.batch * length / (time.monotonic() - clock)
             validation = None
             if done == config.steps or (config.eval_every and done % config.eval_every == 0):
@@ -192,7 +191,7 @@ def train(config: PretrainConfig) -> dict[str, Any]:
         return run.finish(
             {
                 "checkpoint": str(run.checkpoint(config.steps).relative_to(run.folder)),
-                "loss": sum(losses[-100:]) / len(losses[-100:]) if losses else None,
+                "loss": _recent_loss(run),
                 "validation_loss": validation,
                 "parameters": sum(parameter.numel() for parameter in model.parameters()),
                 "data_tokens": shards.tokens,
@@ -258,6 +257,12 @@ def write_checkpoint(model: LanguageModel, tokenizer: Tokenizer, folder: Path) -
 def _batch(sequences: Sequence[Sequence[int]]) -> PackedBatch:
     """Every token but a sequence's first is predicted."""
     return pack([Rendered(list(ids), [True] * len(ids)) for ids in sequences])
+
+
+def _recent_loss(run: Run) -> float | None:
+    """Mean loss of the last 100 steps, those before a restart included; None where no step is on record."""
+    losses = [row["loss"] for row in read_metrics(run.folder / "metrics.jsonl")[-100:]]
+    return sum(losses) / len(losses) if losses else None
 
 
 def _inputs(config: PretrainConfig) -> dict[str, str]:

@@ -92,6 +92,7 @@ def test_interrupted_and_resumed_equals_undisturbed(
         [row["loss"] for row in read_metrics(tmp_path / name / "metrics.jsonl")] for name in ("whole", "cut")
     ]
     assert losses[0] == losses[1] and len(losses[0]) == 8
+    assert cut["loss"] == whole["loss"] == pytest.approx(sum(losses[0]) / 8)  # the steps before the stop too
 
 
 def test_loss_starts_at_log_vocabulary_and_falls(world: Path, tmp_path: Path) -> None:
@@ -167,6 +168,7 @@ def test_killed_after_the_last_checkpoint_the_summary_is_still_written(world: Pa
     (tmp_path / "r/summary.json").unlink()
     again = train(config(world, tmp_path / "r", steps=2))
     assert again["validation_loss"] == first["validation_loss"] and again["checkpoint"] == first["checkpoint"]
+    assert again["loss"] == first["loss"]
 
 
 def test_a_gradient_that_is_not_finite_stops_the_run(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from instructgpt.errors import ConfigError
-from instructgpt.runtime.checkpoint import final_checkpoint
+from instructgpt.runtime.checkpoint import checkpoints, final_checkpoint
 
 REFERENCE = "sft"
 """The model that PPO started from: the KL is measured against it."""
@@ -80,8 +80,7 @@ def checkpoints_of(folders: Sequence[str]) -> list[Path]:
     """All checkpoints of stages, in order; a folder that is itself a model counts as one."""
     found: list[Path] = []
     for folder in folders:
-        steps = sorted((Path(folder) / "checkpoints").glob("step-*"))
-        found += steps or [final_checkpoint(folder)]
+        found += checkpoints(folder) or [final_checkpoint(folder)]
     return found
 
 

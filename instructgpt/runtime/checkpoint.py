@@ -70,8 +70,8 @@ class Run:
         return self._state, self._tensors
 
     def _latest(self) -> Path | None:
-        found = sorted((self.folder / "checkpoints").glob("step-*/train_state/state.json"))
-        return found[-1].parent.parent if found else None
+        found = [path for path in checkpoints(self.folder) if (path / "train_state/state.json").exists()]
+        return found[-1] if found else None
 
     def _read_summary(self) -> dict[str, Any] | None:
         path = self.folder / "summary.json"
@@ -171,8 +171,7 @@ class Run:
         return self.folder / "checkpoints" / f"step-{step:06d}"
 
     def _prune(self, keep: int | None) -> None:
-        folders = sorted((self.folder / "checkpoints").glob("step-*"))
-        for folder in folders[: -(keep or 1)]:
+        for folder in checkpoints(self.folder)[: -(keep or 1)]:
             unwanted = folder / "train_state" if keep is None else folder
             if unwanted.exists():
                 # Renamed first, so that a kill in the middle leaves no half checkpoint under a good name.
@@ -230,6 +229,13 @@ def open_run(out: str | Path, verb: str, config: Any, inputs: Mapping[str, str |
         raise
     finally:
         run.close()
+
+
+def checkpoints(folder: str | Path) -> list[Path]:
+    """The checkpoints in a run folder by their numbers: names do not sort any more from step 1,000,000 on."""
+    found = (Path(folder) / "checkpoints").glob("step-*")
+    numbered = {int(path.name[5:]): path for path in found if path.name[5:].isdecimal()}
+    return [numbered[step] for step in sorted(numbered)]
 
 
 def final_checkpoint(folder: str | Path) -> Path:

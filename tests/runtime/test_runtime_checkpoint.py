@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from instructgpt.errors import CheckpointError, ConfigError, DataError, Interrupted, StorageError
-from instructgpt.runtime.checkpoint import RunChanged, final_checkpoint, open_run
+from instructgpt.runtime.checkpoint import RunChanged, checkpoints, final_checkpoint, open_run
 from instructgpt.runtime.files import hash_path, write_folder
 from instructgpt.runtime.metrics import read_metrics
 from instructgpt.runtime.seeds import derive_seed
@@ -59,6 +59,20 @@ def test_ctrl_c_finishes_the_step_saves_and_resumes(tmp_path: Path) -> None:
     assert (tmp_path / "r/checkpoints/step-000005").exists()
     assert count(tmp_path / "r", 8).item() == 28
     assert [row["step"] for row in read_metrics(tmp_path / "r/metrics.jsonl")] == list(range(1, 9))
+
+
+def test_checkpoints_are_told_apart_by_number(tmp_path: Path) -> None:
+    """As a text, step-1000000 comes before step-999998."""
+    for step in (999_998, 1_000_000):
+        with open_run(tmp_path, "x", Config(), {}) as run:
+            for name in ("step-000009.mine", "step-"):  # not ours: neither latest nor pruned
+                (tmp_path / "checkpoints" / name).mkdir(parents=True, exist_ok=True)
+            run.save(step, write_model, keep=2)
+    with open_run(tmp_path, "x", Config(), {}) as run:
+        assert run.start == 1_000_000
+        run.save(1_000_001, write_model, keep=2)
+    assert [path.name for path in checkpoints(tmp_path)] == ["step-1000000", "step-1000001"]
+    assert (tmp_path / "checkpoints/step-000009.mine").exists()
 
 
 def test_metrics_after_the_checkpoint_are_dropped_on_resume(tmp_path: Path) -> None:

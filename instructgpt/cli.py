@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from instructgpt import __version__
 from instructgpt.errors import ConfigError, InstructGPTError, Interrupted
+from instructgpt.runtime.signals import deferred_interrupts
 
 
 class Verb(NamedTuple):
@@ -92,8 +93,9 @@ def _dispatch(argv: list[str]) -> None:
         raise ConfigError(f"unknown verb {verb!r}", "instructgpt", near(verb, list(VERBS)))
     as_json = "--json" in rest
     rest = [argument for argument in rest if argument != "--json"]
-    config_class, function = _load(verb)
-    config = parse(config_class, rest, verb)
+    with deferred_interrupts():
+        config_class, function = _load(verb)
+        config = parse(config_class, rest, verb)
     # With --json the summary stands alone on stdout: a chat, or what a user's reward prints, goes to stderr.
     with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
         summary = function(config)
@@ -126,6 +128,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"instructgpt: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
+        # CPython ends a process by SIGINT, whatever its exit code, when the interrupt went through an exec() of
+        # text, as in torch's late imports; the next such exec() clears that mark.
+        exec("")
         stop = Interrupted("interrupted", cure="run the same command again; it goes on from what was saved")
         print(f"instructgpt: {stop}", file=sys.stderr)
         return stop.exit_code

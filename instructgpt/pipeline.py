@@ -32,6 +32,7 @@ from tyro.conf import Positional
 
 from instructgpt.config import from_table, near, preset_path, read_toml
 from instructgpt.errors import ConfigError
+from instructgpt.runtime.signals import deferred_interrupts
 
 STAGES: dict[str, tuple[str, str, str]] = {
     "world": ("evaluation.collect", "WorldStageConfig", "write"),
@@ -231,7 +232,8 @@ def _configure(
 ) -> tuple[Any, Callable[[Any], dict[str, Any]]]:
     """The stage's configuration, references replaced, and its function."""
     module_name, class_name, function_name = STAGES[stage.verb]
-    module = import_module(f"instructgpt.{module_name}")
+    with deferred_interrupts():
+        module = import_module(f"instructgpt.{module_name}")
     config_class = getattr(module, class_name)
     values = {
         key: _resolve(value, known, f"{stage.where}: {key}", later) for key, value in stage.values.items()

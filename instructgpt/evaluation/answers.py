@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from instructgpt.data.records import Prompt
+from instructgpt.generation.loading import open_model
 from instructgpt.generation.reply import Reply, sample_replies
 from instructgpt.model.heads import LanguageModel
-from instructgpt.model.hf import load_language_model
-from instructgpt.runtime.checkpoint import final_checkpoint
 from instructgpt.text.chat import render_prompt
 from instructgpt.text.tokenizer import Tokenizer
 
@@ -24,10 +25,9 @@ class Candidate:
     tokenizer: Tokenizer
 
     @classmethod
-    def load(cls, name: str, folder: str | Path) -> Candidate:
+    def load(cls, name: str, folder: str | Path, device: torch.device | str = "cpu") -> Candidate:
         """Open a checkpoint, or the final checkpoint of a finished stage's folder."""
-        path = final_checkpoint(folder)
-        return cls(name, load_language_model(path).eval(), Tokenizer.load(path))
+        return cls(name, *open_model(folder, device))
 
 
 @dataclass(frozen=True)

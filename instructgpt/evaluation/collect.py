@@ -14,6 +14,7 @@ from instructgpt.evaluation.judge import open_world
 from instructgpt.generation.reply import Reply, sample_replies
 from instructgpt.practice import Labeler, World, WorldConfig, WorldSizes, labelers, rank, write_world
 from instructgpt.runtime.checkpoint import final_checkpoint, open_run
+from instructgpt.runtime.device import pick_device
 from instructgpt.runtime.seeds import derive_seed
 
 SMALLEST_K, LARGEST_K = 4, 9
@@ -87,6 +88,8 @@ class CollectConfig:
     """Sampling temperature."""
     seed: int = 0
     """Decides replies, labelers and their noise."""
+    device: str = "auto"
+    """auto, cpu, cuda, mps."""
 
     def __post_init__(self) -> None:
         if not 2 <= self.smallest <= self.largest:
@@ -104,7 +107,7 @@ def run(config: CollectConfig) -> dict[str, Any]:
     too (`rankings_second.jsonl`), who sees the same replies. Summary: `prompts`, `replies`, `comparisons`
     (untied pairs), `agreement` (share of the same order among held-out pairs that neither labeler ties).
     """
-    world = open_world(config.world)
+    world, device = open_world(config.world), pick_device(config.device)
     inputs: dict[str, str | Path] = {
         "model": final_checkpoint(config.model),
         "prompts": config.prompts,
@@ -114,7 +117,7 @@ def run(config: CollectConfig) -> dict[str, Any]:
     with open_run(config.out, "collect", config, inputs) as folder:
         if folder.finished is not None:
             return folder.finished
-        model = Candidate.load("labelled", config.model)
+        model = Candidate.load("labelled", config.model, device)
         people = labelers(world.config.seed)
         prompts, held_out = read_prompts(config.prompts), read_prompts(config.valid)
         rankings = list(_rankings(config, world, people, prompts, _sample(config, model, prompts), ["first"]))

@@ -16,6 +16,7 @@ from instructgpt.evaluation.judge import load_judge
 from instructgpt.evaluation.perplexity import text_loss
 from instructgpt.evaluation.statistics import Estimate, mean_interval, win_rate
 from instructgpt.runtime.checkpoint import final_checkpoint, open_run
+from instructgpt.runtime.device import pick_device
 from instructgpt.runtime.metrics import Progress
 
 _SHOWN = 3  # prompts whose replies the terminal shows
@@ -45,6 +46,8 @@ class EvalConfig:
     """Sampling temperature; the divergence is measured at 1 only."""
     seed: int = 0
     """Decides replies and resamples (and names the practice world)."""
+    device: str = "auto"
+    """auto, cpu, cuda, mps."""
 
     def __post_init__(self) -> None:
         if self.count < 0 or self.samples < 0:
@@ -62,10 +65,10 @@ def run(config: EvalConfig) -> dict[str, Any]:
         ConfigError, DataError, CheckpointError: a flag, a record or a model can't be used.
     """
     named = _names(config)
-    spec = _judge_spec(config.judge)
+    spec, device = _judge_spec(config.judge), pick_device(config.device)
     # Read first, so that a mistyped path leaves no run folder behind that the right one would not fit.
     prompts = read_prompts(config.prompts)[: config.count or None] if config.prompts else []
-    judge = load_judge(spec, config.seed) if spec and prompts else None
+    judge = load_judge(spec, config.seed, device) if spec and prompts else None
     texts = read_texts(config.text) if config.text else []
     with open_run(config.out, "eval", config, _inputs(config, named, spec)) as folder:
         if folder.finished is not None:
@@ -76,7 +79,7 @@ def run(config: EvalConfig) -> dict[str, Any]:
         scores: dict[str, list[float]] = {}
         progress = Progress("eval", len(named))
         for name, path in named.items():
-            candidate = Candidate.load(name, path)
+            candidate = Candidate.load(name, path, device)
             baseline = baseline or candidate
             row: dict[str, Any] = {"checkpoint": str(path)}
             if prompts:

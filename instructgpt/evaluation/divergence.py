@@ -52,6 +52,7 @@ def reply_divergence(
     """Divergence of each reply's tokens, given its prompt.
 
     Args:
+        policy, reference: on one device.
         prompts: rendered prompts as ids, ragged.
         replies: the replies' ids with the id that ended them; sampled from `policy` at temperature 1 for the
             means to be KL(policy, reference). An empty reply has divergence 0.
@@ -72,10 +73,12 @@ def reply_divergence(
     exact = torch.zeros(len(replies), dtype=torch.float64)
     sampled = torch.zeros(len(replies), dtype=torch.float64)
     sequences = [[*prompt, *reply] for prompt, reply in zip(prompts, replies, strict=True)]
+    device = policy.unembedding.device
     for batch in plan_batches([len(ids) for ids in sequences], max_tokens):
         ids, positions, lengths = pack_ids([sequences[i] for i in batch])
         before, rows = _reply_positions(lengths, [len(replies[i]) for i in batch])
-        targets = ids[before + 1]
+        targets = ids[before + 1].to(device)
+        ids, positions, before = ids.to(device), positions.to(device), before.to(device)
         hidden = [model(ids, positions, lengths)[before] for model in (policy, reference)]
         kl, ratio = _compare(policy, reference, hidden, targets)
         index = torch.tensor(batch)[rows]
@@ -99,7 +102,7 @@ def _reply_positions(lengths: Sequence[int], replied: Sequence[int]) -> tuple[Te
 def _compare(
     policy: LanguageModel, reference: LanguageModel, hidden: Sequence[Tensor], targets: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Exact KL (n,) and log-ratio of the target (n,), float64, a chunk of full-vocabulary rows at a time."""
+    """Exact KL (n,) and log-ratio of the target (n,), float64 on the CPU, a chunk of rows at a time."""
     kl = torch.empty(len(targets), dtype=torch.float64)
     ratio = torch.empty(len(targets), dtype=torch.float64)
     step = max(1, _CHUNK_ELEMENTS // policy.config.vocab_size)
@@ -107,7 +110,7 @@ def _compare(
         part = slice(start, start + step)
         ours = torch.log_softmax(policy.logits(hidden[0][part]).float(), dim=-1)
         theirs = torch.log_softmax(reference.logits(hidden[1][part]).float(), dim=-1)
-        kl[part] = categorical_kl(ours, theirs).double()
+        kl[part] = categorical_kl(ours, theirs).cpu()
         chosen = targets[part, None]
-        ratio[part] = (ours.gather(1, chosen) - theirs.gather(1, chosen)).squeeze(1).double()
+        ratio[part] = (ours.gather(1, chosen) - theirs.gather(1, chosen)).squeeze(1).cpu()
     return kl, ratio

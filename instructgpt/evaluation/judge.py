@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
+import torch
+
 from instructgpt.data.records import Prompt
 from instructgpt.errors import ConfigError, DataError
 from instructgpt.practice import World, WorldConfig
@@ -76,7 +78,7 @@ def open_world(folder: str | Path) -> World:
         raise ConfigError(f"no practice world can be read there: {error}", str(path), cure) from error
 
 
-def load_judge(spec: str, seed: int = 0) -> Judge:
+def load_judge(spec: str, seed: int = 0, device: torch.device | str = "cpu") -> Judge:
     """The judge that a `--judge` flag names.
 
     Args:
@@ -89,4 +91,4 @@ def load_judge(spec: str, seed: int = 0) -> Judge:
     kind, _, folder = spec.partition(":")
     if kind == "practice":
         return WorldJudge(open_world(folder) if folder else World(WorldConfig(seed=seed)))
-    return RewardJudge(load_reward(spec))
+    return RewardJudge(load_reward(spec, device))

@@ -72,6 +72,6 @@ def document_loss(
         predicts[torch.tensor(lengths).cumsum(0) - 1] = False  # the last token of a piece predicts nothing
         targets = ids.roll(-1)[predicts].to(device)
         logprobs = token_logprobs(hidden[predicts.to(device)], model.unembedding, targets)
-        total -= float(logprobs.double().sum())
+        total -= float(logprobs.cpu().double().sum())
         count += len(targets)
     return total / count, count

@@ -29,7 +29,7 @@ from instructgpt.evaluation.world_settings import (
     name_pairs,
 )
 from instructgpt.runtime.checkpoint import Run, final_checkpoint, open_run
-from instructgpt.runtime.device import tune_malloc
+from instructgpt.runtime.device import pick_device, tune_malloc
 from instructgpt.runtime.metrics import Progress
 from instructgpt.runtime.seeds import derive_seed
 from instructgpt.scoring.reward import RewardModel
@@ -70,11 +70,12 @@ class _Evaluation:
         self, config: WorldEvalConfig, models: dict[str, str], paths: dict[str, str], run: Run
     ) -> None:
         self.config, self.models, self.paths, self.run = config, models, paths, run
+        self.device = pick_device(config.device)
         self.judge = WorldJudge(open_world(config.world))
-        self.reward = RewardModel.load(final_checkpoint(config.reward))
+        self.reward = RewardModel.load(final_checkpoint(config.reward), self.device)
         self.prompts = read_prompts(config.prompts)[: config.main_prompts]
         self.texts: list[Text] = read_texts(config.text)
-        self.reference = Candidate.load(REFERENCE, models[REFERENCE])
+        self.reference = Candidate.load(REFERENCE, models[REFERENCE], self.device)
         self.seed = derive_seed(config.seed, "evaluate")
 
     def measure(self) -> dict[str, Any]:
@@ -127,7 +128,7 @@ class _Evaluation:
         rows: list[dict[str, Any]] = []
         paths = [*contenders] or [final_checkpoint(self.models[REFERENCE])]
         for path in paths:
-            candidate = Candidate.load(path.name, path)
+            candidate = Candidate.load(path.name, path, self.device)
             seed = derive_seed(self.seed, "dev")
             answers = answer(candidate, prompts, max_new=self.config.max_new, seed=seed)[0]
             utility = self.judge.score(prompts, answers.texts)
@@ -143,13 +144,15 @@ class _Evaluation:
         measured: dict[str, Measured] = {}
         same = best == final_checkpoint(self.models[REFERENCE])
         for name, folder in self.models.items():
-            candidate = Candidate.load(name, folder)
+            candidate = Candidate.load(name, folder, self.device)
             whole = name in config.main or (name == REFERENCE and same)
             measured[name] = self._one(candidate, self.prompts if whole else few)
             if name == REFERENCE:
                 measured |= self._best_of_n(measured[name], few)
                 measured[BEST_SFT] = (
-                    measured[name] if same else self._one(Candidate.load(BEST_SFT, best), self.prompts)
+                    measured[name]
+                    if same
+                    else self._one(Candidate.load(BEST_SFT, best, self.device), self.prompts)
                 )
             progress.advance()
         return measured
@@ -214,7 +217,7 @@ class _Evaluation:
         first = self._judged(start.answers.head(len(prompts)))
         points = [_point(0, 0.0, first)]
         for path in track:
-            candidate = Candidate.load(path.name, path)
+            candidate = Candidate.load(path.name, path, self.device)
             answers = answer(candidate, prompts, max_new=self.config.max_new, seed=self.seed)[0]
             kl = reply_divergence(candidate.model, self.reference.model, answers.prompt_ids, answers.ids)
             points.append(_point(_step(path), kl.mean, self._judged(answers)))

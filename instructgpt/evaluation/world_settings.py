@@ -59,6 +59,8 @@ class WorldEvalConfig:
     """Prompts whose replies by all models are written to samples.jsonl."""
     seed: int = 0
     """Decides replies and resamples."""
+    device: str = "auto"
+    """auto, cpu, cuda, mps."""
 
     def __post_init__(self) -> None:
         if REFERENCE not in dict(name_pairs("models", self.models)):

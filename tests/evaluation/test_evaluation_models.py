@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -108,6 +109,8 @@ def test_labelers_rank_what_the_model_says(
     assert summary["comparisons"] == sum(a != b for a, b in untied)
     with pytest.raises(ConfigError, match="at least 2 replies"):
         CollectConfig(smallest=1)
+    with pytest.raises(ConfigError, match="tpu"):
+        run(replace(config, out=str(tmp_path / "other"), device="tpu"))
 
 
 def test_replies_do_not_depend_on_how_many_are_sampled(

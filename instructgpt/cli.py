@@ -128,8 +128,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"instructgpt: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        # CPython ends a process by SIGINT, whatever its exit code, when the interrupt went through an exec() of
-        # text, as in torch's late imports; the next such exec() clears that mark.
+        # CPython ends a process by SIGINT, whatever its exit code, when the interrupt went through an exec()
+        # of text, as in torch's late imports; the next such exec() clears that mark.
         exec("")
         stop = Interrupted("interrupted", cure="run the same command again; it goes on from what was saved")
         print(f"instructgpt: {stop}", file=sys.stderr)

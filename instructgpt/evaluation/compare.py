@@ -136,9 +136,11 @@ def _inputs(config: EvalConfig, named: Mapping[str, Path], spec: str) -> dict[st
     endings = (*JSONL_ENDINGS, *TEXT_ENDINGS)
     for key, value in (("prompts", config.prompts), ("text", config.text)):
         inputs[key] = ",".join(map(str, expand(value, endings))) if value else ""
-    if spec:
-        world = spec.removeprefix("practice:")
-        inputs["judge"] = f"{world}/config.json" if world != spec else spec if Path(spec).is_dir() else ""
+    kind, _, world = spec.partition(":")
+    if kind == "practice":
+        inputs["judge"] = f"{world}/config.json" if world else ""
+    elif spec:
+        inputs["judge"] = spec if Path(spec).is_dir() else ""  # a function has no file to look at
     return inputs
 
 

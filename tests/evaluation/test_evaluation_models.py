@@ -12,6 +12,8 @@ from instructgpt.data.records import Prompt, RankedResponse, Ranking, read_promp
 from instructgpt.errors import ConfigError, DataError
 from instructgpt.evaluation.answers import Candidate, answer
 from instructgpt.evaluation.collect import CollectConfig, WorldStageConfig, agreement, run, write
+from instructgpt.evaluation.compare import EvalConfig
+from instructgpt.evaluation.compare import run as evaluate
 from instructgpt.evaluation.judge import WorldJudge, load_judge, open_world
 from instructgpt.evaluation.reward_accuracy import accuracy, compare_rewards, ranked_by, scores_of
 from instructgpt.model.config import ModelConfig
@@ -146,6 +148,47 @@ def test_eval_compares_models_with_the_first(
     assert len(rows) == 12 and set(rows[0]["replies"]) == {"start", "same", "other"}
     assert main(arguments) == 0  # finished before: shown again
     assert "wins over the first" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("judge", "prompts"),
+    [
+        ("length_judge:score", True),
+        ("practice:{world}", True),
+        *((judge, False) for judge in ("length_judge:score", "practice", "practice:", "practice:{world}")),
+    ],
+)
+def test_every_kind_of_judge_is_taken(
+    judge: str,
+    prompts: bool,
+    world: Path,
+    make_model: Callable[[int], Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Without prompts there is nothing to judge, whatever the flag says."""
+    (tmp_path / "length_judge.py").write_text(
+        "def score(prompts, replies):\n    print('noise')\n    return [len(reply) for reply in replies]\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    spec = judge.replace("{world}", str(world))
+    config = EvalConfig(
+        models=f"a={make_model(0)}",
+        prompts=str(world / "prompts_eval.jsonl") if prompts else "",
+        text=str(world / "pretrain_valid.jsonl"),
+        judge=spec,
+        out=str(tmp_path / "eval"),
+        count=3,
+        max_new=4,
+        seed=2,
+        device="cpu",
+    )
+    summary = evaluate(config)
+    assert ("score" in summary["models"]["a"]) == prompts
+    if prompts:
+        name = "length_judge:score" if judge.startswith("length") else "hidden utility of practice world 2"
+        assert summary["judge"] == name
+    assert evaluate(config) == summary  # finished
 
 
 @pytest.mark.parametrize(

@@ -49,6 +49,24 @@ def test_equals_log_softmax_with_gradients(chunk_tokens: int, temperature: float
         torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("chunk_tokens", [16, 100])
+def test_float32_is_float64_but_for_rounding(chunk_tokens: int) -> None:
+    """float32 on a CPU goes through another kernel than float64."""
+    generator = torch.Generator().manual_seed(1)
+    wide = [torch.randn(n, 24, dtype=torch.float64, generator=generator) for n in (40, 50)]
+    targets = torch.randint(50, (40,), generator=generator)
+    found = []
+    for dtype in (torch.float32, torch.float64):
+        hidden, unembedding = (x.to(dtype).requires_grad_() for x in wide)
+        out, entropy = token_logprobs_and_entropy(hidden, unembedding, targets, 0.9, chunk_tokens)
+        out.sum().backward()
+        found.append([x.double() for x in (out.detach(), entropy, hidden.grad, unembedding.grad)])
+        with torch.no_grad():
+            assert torch.equal(token_logprobs(hidden, unembedding, targets, 0.9, chunk_tokens), out)
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=2e-5, rtol=1e-5)
+
+
 @pytest.mark.parametrize("chunk_tokens", [2, 7])
 def test_gradcheck(chunk_tokens: int) -> None:
     hidden, unembedding, targets = _case()

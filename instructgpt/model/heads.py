@@ -100,10 +100,10 @@ def scalar_from_language(model: LanguageModel, seed: int, zero_head: bool = Fals
 
 def initialise(model: nn.Module, seed: int) -> torch.Generator:
     """Normal(0, 1 / width) matrices, zero biases, unit norms; matrices that end a residual branch are divided
-    by sqrt(2 x layers) so that the stream's variance does not grow with depth (the GPT-2 report, section 2.3).
+    by sqrt(2 x layers), so that the stream's variance does not grow with depth (GPT-2 report, section 2.3).
 
     That report's fixed deviation of 0.02 is about half of 1 / sqrt(width) at its smallest width of 768 and
-    far too small below: models of width 128 then take several times as long to learn to copy from the context.
+    far too small below: models of width 128 then learn to copy from the context much later (docs/log.md).
 
     Returns the generator, so that a head drawn afterwards follows from the same seed.
     """

@@ -22,8 +22,7 @@ RESULTS = Path(__file__).parent.parent / "docs" / "results" / "world.md"
 
 
 def _baseline(s: Summary) -> float:
-    names = ("longer_wins", "shorter_wins", "bag_of_words")
-    return max(s["reward_model"][name] for name in names)
+    return max(s["reward_model"]["baselines"].values())
 
 
 def _worst_tax_share(s: Summary) -> float:

@@ -31,11 +31,11 @@ class WorldStageConfig:
     """Draws the facts and everything else."""
     people: int = 24
     """Names in use, 12 to 24."""
-    chinese: float = 0.2
+    chinese: float = 0.3
     """Share of Chinese."""
-    harmful: float = 0.08
+    harmful: float = 0.2
     """Share of requests that ought to be refused."""
-    pretrain: int = 22_000
+    pretrain: int = 24_500
     """Documents of pretraining text, about 60 words each."""
     pretrain_valid: int = 400
     """Held-out documents."""

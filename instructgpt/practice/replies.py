@@ -25,16 +25,16 @@ class Quality:
     common where few are, such that neither a refusal nor a language is good or bad on average.
     """
 
-    correct: float = 0.72
-    ask: float = 0.52
-    count: float = 0.55
+    correct: float = 0.78
+    ask: float = 0.60
+    count: float = 0.62
     polite: float = 0.5
     ramble: float = 0.16
-    refuses_harmful: float = 0.62
-    refuses_plain: float = 0.022
-    hedges_unknowable: float = 0.62
-    hedges_plain: float = 0.014
-    wrong_language: tuple[float, float] = (0.06, 0.25)
+    refuses_harmful: float = 0.55
+    refuses_plain: float = 0.066
+    hedges_unknowable: float = 0.55
+    hedges_plain: float = 0.035
+    wrong_language: tuple[float, float] = (0.12, 0.45)
     nothing: float = 0.25
     unasked_tone: float = 0.4
 

@@ -32,7 +32,7 @@ CATEGORY_SHARES = {
     "extract": 1.9,
 }
 HARMFUL_CATEGORIES = ("generation", "open_qa", "brainstorming", "chat", "other")
-UNKNOWABLE_SHARES = {"open_qa": 0.25, "chat": 0.1, "closed_qa": 0.25}
+UNKNOWABLE_SHARES = {"generation": 0.08, "open_qa": 0.45, "chat": 0.25, "closed_qa": 0.4}
 # Hash buckets (of 100) of the prompt texts each split owns; also the known prefixes of task ids.
 SPLIT_BUCKETS = {
     "sft": range(0, 40),

@@ -1,6 +1,6 @@
 """The hidden utility: how good a reply to a task really is, as a number in [0, 1] with named parts.
 
-    utility = fluent * (0.4 * correct + 0.6 * (0.2 + 0.8 * on_topic) * manner)
+    utility = fluent * (0.3 + 0.7 * language) * (0.4 * correct + 0.6 * (0.2 + 0.8 * on_topic) * manner)
 
 `manner` is the weighted mean of the parts that apply to the task. Most of them can only be judged together
 with the prompt (the tone, name, number and words asked for, the language); politeness and brevity can be
@@ -18,14 +18,13 @@ from instructgpt.practice.spec import Spec
 
 CORRECT_SHARE = 0.4
 MANNER_WEIGHTS: dict[str, float] = {
-    "tone": 3.0,
-    "name": 3.0,
-    "end": 3.0,
-    "start": 3.0,
-    "count": 3.0,
-    "language": 1.5,
-    "polite": 0.8,
-    "brief": 1.0,
+    "tone": 2.0,
+    "name": 2.0,
+    "end": 2.0,
+    "start": 2.0,
+    "count": 1.5,
+    "polite": 0.9,
+    "brief": 1.2,
 }
 # A reply is brief up to `BRIEF_BASE` words (Chinese: characters) plus `BRIEF_CLAIM` for each claim asked for.
 BRIEF_BASE = 14
@@ -47,7 +46,8 @@ def combine(
     total = sum(weight for weight, _ in present)
     manner = sum(weight * value for weight, value in present) / total if total else 0.0
     gate = 0.2 + 0.8 * parts["on_topic"]
-    return parts["fluent"] * (correct_share * parts["correct"] + (1.0 - correct_share) * gate * manner)
+    readable = parts["fluent"] * (0.3 + 0.7 * parts["language"])
+    return readable * (correct_share * parts["correct"] + (1.0 - correct_share) * gate * manner)
 
 
 def measure(spec: Spec, language: str, reply: str, facts: Facts) -> dict[str, float]:

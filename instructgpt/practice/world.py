@@ -34,8 +34,8 @@ class WorldConfig:
 
     seed: int = 0
     people: int = 24
-    chinese: float = 0.2
-    harmful: float = 0.08
+    chinese: float = 0.3
+    harmful: float = 0.2
 
     def __post_init__(self) -> None:
         most = len(lexicon.ENGLISH_NAMES) + len(lexicon.CHINESE_NAMES)

@@ -24,7 +24,7 @@ def lively(config, seed=0):
     model = new_language_model(config, seed)
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.mul_(4.0) if parameter.dim() > 1 else parameter.add_(0.1)
+            parameter.mul_(0.5) if parameter.dim() > 1 else parameter.add_(0.1)
     return model
 
 

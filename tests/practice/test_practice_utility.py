@@ -1,7 +1,7 @@
 """The hidden utility against hand arithmetic, one part at a time.
 
 Weights: tone, name, end, start, count 3 each, language 1.5, polite 0.8, brief 1.
-utility = fluent * (0.4 correct + 0.6 (0.2 + 0.8 on_topic) manner).
+utility = fluent * (0.3 + 0.7 language) * (0.4 correct + 0.6 (0.2 + 0.8 on_topic) manner).
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ def test_perfect_reply_is_worth_one(world: World) -> None:
     ("opening", "closing", "expected"),
     [
         ("certainly.", "best wishes.", 1.0),
-        ("certainly.", "", 0.4 + 0.6 * 5.5 / 6.3),  # polite is 0.8 of 3 + 1.5 + 0.8 + 1 = 6.3
-        ("hooray!", "best wishes.", 0.4 + 0.6 * 3.3 / 6.3),  # the wrong tone loses all of its 3
-        ("hooray! certainly.", "best wishes.", 0.4 + 0.6 * 4.8 / 6.3),  # two tones lose half of it
-        ("", "", 0.4 + 0.6 * 2.5 / 6.3),
+        ("certainly.", "", 0.4 + 0.6 * 3.2 / 4.1),  # polite is 0.9 of 2 + 0.9 + 1.2 = 4.1
+        ("hooray!", "best wishes.", 0.4 + 0.6 * 2.1 / 4.1),  # the wrong tone loses all of its 2
+        ("hooray! certainly.", "best wishes.", 0.4 + 0.6 * 3.1 / 4.1),  # two tones lose half of it
+        ("", "", 0.4 + 0.6 * 1.2 / 4.1),
     ],
 )
 def test_tone_and_politeness(world: World, opening: str, closing: str, expected: float) -> None:
@@ -208,9 +208,13 @@ def test_names_are_scored_by_f1(world: World) -> None:
 
 
 def test_combine_is_the_formula() -> None:
-    """Weights 1, 3 on values 1, 0: manner 0.25; 0.5 (0.4 * 0.5 + 0.6 (0.2 + 0.8 * 0.5) 0.25) = 0.145."""
-    parts = {"fluent": 0.5, "correct": 0.5, "on_topic": 0.5, "polite": 1.0, "tone": 0.0}
+    """Weights 1, 3 on values 1, 0: manner 0.25; 0.5 (0.4 * 0.5 + 0.6 (0.2 + 0.8 * 0.5) 0.25) = 0.145.
+
+    In the wrong language 0.3 of it is left: 0.0435.
+    """
+    parts = {"fluent": 0.5, "language": 1.0, "correct": 0.5, "on_topic": 0.5, "polite": 1.0, "tone": 0.0}
     assert combine(parts, {"polite": 1.0, "tone": 3.0}) == pytest.approx(0.145)
+    assert combine(parts | {"language": 0.0}, {"polite": 1.0, "tone": 3.0}) == pytest.approx(0.0435)
 
 
 def test_phrases_make_no_claims() -> None:

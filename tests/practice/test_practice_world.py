@@ -76,11 +76,14 @@ def test_category_shares_follow_table_1(tasks: list[Task]) -> None:
 
 
 def test_slices_and_languages(tasks: list[Task]) -> None:
-    """8 % harmful; unknowable 0.25 * 12.4 * 0.90 + 0.1 * 8.4 * 0.90 + 0.25 * 2.6 = 4.2 %; 20 % Chinese."""
+    """20 % harmful, 30 % Chinese; unknowable, where the draw is none of the harmful:
+
+    0.08 * 45.6 + 0.45 * 12.4 + 0.25 * 8.4 + 0.4 * 2.6 = 12.4 %.
+    """
     groups = Counter(task.group for task in tasks)
-    assert groups["harmful"] / len(tasks) == pytest.approx(0.08, abs=0.015)
-    assert groups["unknowable"] / len(tasks) == pytest.approx(0.042, abs=0.012)
-    assert mean(task.language == "zh" for task in tasks) == pytest.approx(0.2, abs=0.03)
+    assert groups["harmful"] / len(tasks) == pytest.approx(0.2, abs=0.02)
+    assert groups["unknowable"] / len(tasks) == pytest.approx(0.124, abs=0.02)
+    assert mean(task.language == "zh" for task in tasks) == pytest.approx(0.3, abs=0.03)
 
 
 def test_splits_share_no_user_and_no_prompt(world: World) -> None:
@@ -146,7 +149,7 @@ def test_corpus_prefixes_and_splits(world: World) -> None:
     assert not set(long) & set(world.corpus("valid", 40))
     assert not any("<|" in text for text in long)
     chinese = mean(any("\u4e00" <= c <= "\u9fff" for c in text) for text in world.corpus("train", 1_000))
-    assert chinese == pytest.approx(0.2, abs=0.05)
+    assert chinese == pytest.approx(0.3, abs=0.05)
 
 
 def test_an_echo_repeats_its_words(world: World) -> None:

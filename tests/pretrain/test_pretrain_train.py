@@ -95,11 +95,14 @@ def test_interrupted_and_resumed_equals_undisturbed(
     assert cut["loss"] == whole["loss"] == pytest.approx(sum(losses[0]) / 8)  # the steps before the stop too
 
 
-def test_loss_starts_at_log_vocabulary_and_falls(world: Path, tmp_path: Path) -> None:
-    """A random model is nearly uniform, so its loss is log V; on this text 60 steps go far below."""
+def test_loss_starts_near_log_vocabulary_and_falls(world: Path, tmp_path: Path) -> None:
+    """Weights of variance 1 / width give logits of variance 1, hence a loss of log V + 1/2 on average.
+
+    (Width 16 draws few numbers, so the half is 0 to 1 here.) On this text 60 steps go far below.
+    """
     summary = train(config(world, tmp_path / "r", steps=60, lr=2e-2, save_every=0, eval_every=0))
     first = read_metrics(tmp_path / "r/metrics.jsonl")[0]["loss"]
-    assert first == pytest.approx(math.log(290), rel=5e-3)
+    assert first == pytest.approx(math.log(290) + 0.5, abs=0.5)
     assert summary["validation_loss"] < math.log(290) / 3
     assert summary["tokens_seen"] == 60 * 3 * 24
 

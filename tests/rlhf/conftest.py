@@ -127,7 +127,7 @@ def models(tiny: Tiny) -> tuple[LanguageModel, LanguageModel, ScalarModel]:
     with torch.no_grad():
         for model in (policy, reference, value):
             for parameter in model.parameters():
-                parameter.mul_(4.0) if parameter.dim() > 1 else parameter.add_(0.1)
+                parameter.mul_(0.5) if parameter.dim() > 1 else parameter.add_(0.1)
     return policy, reference, value
 
 

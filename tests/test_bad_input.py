@@ -1,21 +1,14 @@
 """What a user can get wrong, through the command line: one paragraph with place and cure, and nothing lost.
 
-Exit code 2, and 130 after Ctrl-C. What needs a process of its own (a full disk, Ctrl-C) is marked slow.
+Exit code 2. A full disk and Ctrl-C need processes of their own: `test_stopped.py`.
 """
 
 import json
-import os
-import resource
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from safetensors import safe_open
 
 from instructgpt.cli import main
 from instructgpt.runtime.files import hash_path
@@ -382,114 +375,3 @@ def test_no_folder_named(verb: str, refuse: Refuse) -> None:
 def test_a_folder_with_another_run_is_kept(verb: str, world: Path, refuse: Refuse) -> None:
     said = refuse(verb, out=world / "base", seed=1)
     assert "made with other settings" in said and "choose another --out" in said and len(said) < 400
-
-
-# -- processes: a full disk, Ctrl-C
-
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "INSTRUCTGPT_PROGRESS": "0"}
-
-
-def start(verb: str, flags: Flags) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "instructgpt", *words(verb, flags)]
-    return subprocess.Popen(
-        command, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    )
-
-
-def wait_for(pattern: str, out: Path, process: subprocess.Popen[str]) -> None:
-    """Until the run has written such a file."""
-    deadline = time.monotonic() + 120
-    while not list(out.glob(pattern)):
-        assert process.poll() is None, process.communicate()[1]
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
-def long_run(world: Path, out: Path) -> Flags:
-    return {**good(world, "pretrain"), "steps": 400, "save_every": 10, "out": out}
-
-
-def finish(flags: Flags, world: Path) -> None:
-    """The same command ends, and with the weights of an undisturbed run."""
-    assert main(words("pretrain", flags)) == 0
-    whole = Path(str(flags["out"])).with_name("whole")
-    assert main(words("pretrain", {**flags, "out": whole})) == 0
-    weights = "checkpoints/step-000400/model.safetensors"
-    assert (Path(str(flags["out"])) / weights).read_bytes() == (whole / weights).read_bytes()
-
-
-def last_checkpoint(out: Path) -> Path:
-    """The latest one; it opens and is complete."""
-    folder = max((out / "checkpoints").glob("step-*"))
-    for path in (folder / "model.safetensors", folder / "train_state" / "tensors.safetensors"):
-        with safe_open(path, "pt") as file:
-            assert list(file.keys())
-    assert int(json.loads((folder / "train_state" / "state.json").read_text())["step"]) > 0
-    assert not list((out / "checkpoints").glob(".*"))
-    return folder
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("limit", [20_000, 1])
-def test_a_full_disk(limit: int, world: Path, tmp_path: Path) -> None:
-    """A limit on file size, put on the running process: the weights (20,000 bytes are too few for them), or
-    the very next line of the log, can't be written. The checkpoint before it stays."""
-    out = tmp_path / "out"
-    flags = long_run(world, out)
-    process = start("pretrain", flags)
-    wait_for("checkpoints/step-*", out, process)
-    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
-    errors = process.communicate()[1]
-    assert process.returncode == 2, errors
-    said = paragraph(errors)
-    assert "can't write" in said and str(out) in said and "file" in said and "same command again" in said
-    assert last_checkpoint(out) < out / "checkpoints" / "step-000400"
-    finish(flags, world)
-
-
-@pytest.mark.slow
-def test_a_disk_that_is_full_from_the_start(world: Path, tmp_path: Path) -> None:
-    flags = long_run(world, tmp_path / "out")
-    process = start("pretrain", flags)
-    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (100, resource.RLIM_INFINITY))
-    errors = process.communicate()[1]
-    assert process.returncode == 2, errors
-    assert "can't write" in paragraph(errors)
-    assert main(words("pretrain", flags)) == 0
-
-
-@pytest.mark.slow
-def test_ctrl_c(world: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    flags = long_run(world, out)
-    process = start("pretrain", flags)
-    wait_for("checkpoints/step-*", out, process)
-    process.send_signal(signal.SIGINT)
-    errors = process.communicate()[1]
-    assert process.returncode == 130, errors
-    said = paragraph(errors)
-    step = int(last_checkpoint(out).name.removeprefix("step-"))
-    assert f"pretrain stopped after step {step} of 400, all of it saved ({out})" in said
-    assert "run the same command again" in said
-    assert [json.loads(line)["step"] for line in (out / "metrics.jsonl").read_text().splitlines()][-1] == step
-    finish(flags, world)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("library", ["multiarray", "libtorch_cpu", "libtorch_python"])
-@pytest.mark.parametrize("seconds", [0.0, 0.3])
-def test_ctrl_c_before_the_first_step(library: str, seconds: float, world: Path, tmp_path: Path) -> None:
-    """While libraries are imported or files are read nothing is there to save, and no import is half done."""
-    maps = Path("/proc/self/maps")
-    if not maps.exists():
-        pytest.skip("only Linux says which libraries a process has loaded")
-    flags = {**long_run(world, tmp_path / "out"), "steps": 100_000}
-    process = start("pretrain", flags)
-    while library not in Path(f"/proc/{process.pid}/maps").read_text():
-        assert process.poll() is None, process.communicate()[1]
-        time.sleep(0.002)
-    time.sleep(seconds)
-    process.send_signal(signal.SIGINT)
-    errors = process.communicate()[1]
-    assert process.returncode == 130, errors
-    assert "same command again" in paragraph(errors)

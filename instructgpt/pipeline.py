@@ -273,6 +273,7 @@ def _resolve(value: Any, known: Mapping[str, str], where: str, later: Sequence[s
 
 
 def _execute(plan: Plan, until: str, verb: str) -> dict[str, Any]:
+    from instructgpt.runtime.device import release_memory
     from instructgpt.runtime.files import write_json, write_text
 
     names = [stage.name for stage in plan.stages]
@@ -288,6 +289,7 @@ def _execute(plan: Plan, until: str, verb: str) -> dict[str, Any]:
         before = (folder / "summary.json").exists()
         _say(f"[{number}/{len(names)}] {stage.name}: {folder}")
         summary, moved = _run_stage(function, config, folder)
+        release_memory()
         state = "skipped" if before and not moved else "run"
         if state == "skipped":
             _say("  finished before with the same settings and inputs: skipped")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import gc
 import os
 import resource
 import sys
@@ -61,6 +63,14 @@ def tune_malloc() -> None:
         libc.mallopt(_M_TOP_PAD, 64 << 20)
     except (OSError, AttributeError):
         return  # another C library: nothing to tune
+
+
+def release_memory() -> None:
+    """Give memory that a finished stage has freed back to the system (see `tune_malloc`, which keeps it)."""
+    gc.collect()
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):  # another C library: nothing is kept there
+            ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def peak_memory_mib() -> float:

@@ -1,4 +1,4 @@
-"""`make verify` holds the bounds it names: a summary made by hand passes, and each figure made worse fails."""
+"""`make verify` holds its bounds: a summary made by hand passes, and each figure made worse fails."""
 
 import copy
 from typing import Any

@@ -119,8 +119,8 @@ def _show(summary: dict[str, Any]) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     # Read by OpenMP when torch loads: idle threads spin for some microseconds, then sleep. Spinning on, as is
-    # the default, brings two jobs on the same cores to a standstill (15,600 tokens/s of pretraining alone, 170
-    # beside another job); sleeping at once halves the speed of small models (8,000 against 18,900 tokens/s).
+    # the default, brings two jobs on the same cores to a standstill (15,600 tokens/s of pretraining alone,
+    # 170 beside another job); sleeping at once halves the speed of small models (8,000 against 18,900).
     os.environ.setdefault("GOMP_SPINCOUNT", "5000")
     try:
         _dispatch(list(sys.argv[1:] if argv is None else argv))

@@ -2,8 +2,8 @@
 
 Fifteen labelers in five groups of three. The groups weigh the parts of a reply differently, each labeler
 has noise, a leniency and a liking for long replies of their own, and one labeler is careless. The noise is
-set so that two labelers drawn at random agree on about 73 % of the pairs that neither ties (paper: 72.6 +-
-1.5 % between training labelers).
+set so that two labelers drawn at random agree on about 73 % of the pairs that neither ties, on replies of the
+demo's SFT model, which are what they rank there (paper: 72.6 +- 1.5 % between training labelers).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ GROUPS = ("balanced", "courteous", "factual", "literal", "terse")
 # Kept out of training by cross-validation over groups.
 HELD_OUT_GROUP = "terse"
 LABELERS_PER_GROUP = 3
-NOISE = 0.20
+NOISE = 0.18
 CARELESS_NOISE = 3.0
 TIE_WIDTH = 0.04
 

@@ -21,6 +21,7 @@ LEVEL = {
     "reward_model": 5,
     "rlhf": 5,
     "evaluation": 6,
+    "doctor": 6,
     "explain": 6,
     "serving": 6,
     "labelling": 6,

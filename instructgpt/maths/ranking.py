@@ -53,6 +53,19 @@ def pairwise_accuracy(rewards: Tensor, ranks: Tensor, counts: Sequence[int]) -> 
     return (float(right[is_pair].sum()) / pairs if pairs else 0.5), pairs
 
 
+def untied_pairs(ranks: Tensor, counts: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
+    """Every untied pair: places of its better reply, of its worse reply, of its prompt; each (P,) int64.
+
+    `rewards[better] - rewards[worse]` are the margins, in the order of the prompts. Arguments as
+    `ranking_loss`.
+    """
+    _, is_pair = _pairs(torch.zeros_like(ranks, dtype=torch.float32), ranks, counts)
+    prompt, better, worse = is_pair.nonzero(as_tuple=True)
+    sizes = torch.as_tensor(counts, dtype=torch.int64, device=ranks.device)
+    first = sizes.cumsum(0) - sizes
+    return first[prompt] + better, first[prompt] + worse, prompt
+
+
 def _pairs(rewards: Tensor, ranks: Tensor, counts: Sequence[int]) -> tuple[Tensor, Tensor]:
     """(r_i - r_j, whether i is ranked above j), both (prompts, K, K) with K the largest count."""
     sizes = torch.as_tensor(counts, device=rewards.device)

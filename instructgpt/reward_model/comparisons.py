@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
+from instructgpt.data.jsonl import expand
 from instructgpt.data.records import RankedResponse, Ranking, read_rankings
 from instructgpt.data.splits import split
-from instructgpt.errors import DataError
+from instructgpt.errors import ConfigError, DataError
 from instructgpt.reward_model.settings import RewardConfig
+from instructgpt.runtime.checkpoint import final_checkpoint
 from instructgpt.runtime.seeds import derive_seed
 from instructgpt.text.chat import render_reply
 from instructgpt.text.tokenizer import Tokenizer
@@ -58,21 +61,47 @@ class Rankings:
     dropped_rankings: int
 
 
+def inputs_of(config: RewardConfig) -> tuple[Path, dict[str, str | Path]]:
+    """The model's folder and everything that the result depends on.
+
+    Raises:
+        ConfigError: no model or no data was named.
+        CheckpointError, DataError: they are not there.
+    """
+    for name, what in (("model", "a language model's folder"), ("data", "a JSONL file of rankings")):
+        if not getattr(config, name):
+            raise ConfigError(f"no {name} was named", f"--{name}", f"give {what}")
+    source = final_checkpoint(config.model)
+    inputs: dict[str, str | Path] = {"model": source}
+    for name in ("data", "validation", "demonstrations"):
+        value = getattr(config, name)
+        inputs[name] = ",".join(map(str, expand(value))) if value else ""
+    return source, inputs
+
+
+def read_parts(config: RewardConfig) -> tuple[list[Ranking], list[Ranking]]:
+    """The rankings that the flags name: (to train on, held out). No user's prompts are cut between the two.
+
+    Raises:
+        DataError: the files are missing, empty or malformed.
+    """
+    records = read_rankings(config.data)
+    if config.validation:
+        return records, read_rankings(config.validation)
+    parts = split(records, config.validation_share, seed=config.seed)
+    return parts["train"], parts["valid"] + parts["test"]
+
+
 def read_comparisons(config: RewardConfig, tokenizer: Tokenizer, context: int) -> Rankings:
     """Read and encode the rankings that the flags name.
 
     Raises:
         DataError: the files are missing, empty or malformed, or nothing is left to train on.
     """
-    records = read_rankings(config.data)
-    if config.validation:
-        held_out = read_rankings(config.validation)
-    else:
-        parts = split(records, config.validation_share, seed=config.seed)
-        records, held_out = parts["train"], parts["valid"] + parts["test"]
-    limit = min(config.max_length or context, context)
-    train, train_texts, replies = _encode(records, tokenizer, limit)
-    measured, held_out_texts, held_out_replies = _encode(held_out, tokenizer, limit)
+    records, held_out = read_parts(config)
+    limit = longest(config, context)
+    train, train_texts, replies = encode(records, tokenizer, limit)
+    measured, held_out_texts, held_out_replies = encode(held_out, tokenizer, limit)
     if not train:
         raise DataError(
             f"none of {len(records)} rankings has two replies of different rank that fit into {limit} tokens",
@@ -83,9 +112,16 @@ def read_comparisons(config: RewardConfig, tokenizer: Tokenizer, context: int) -
     return Rankings(train, measured, train_texts, held_out_texts, replies + held_out_replies, dropped)
 
 
-def _encode(
+def longest(config: RewardConfig, context: int) -> int:
+    """Tokens that a prompt with its reply may have."""
+    return min(config.max_length or context, context)
+
+
+def encode(
     records: Iterable[Ranking], tokenizer: Tokenizer, limit: int
 ) -> tuple[list[Comparison], list[Ranking], int]:
+    """Rankings as ids and the same as texts, without replies beyond `limit` tokens and without rankings that
+    then have no untied pair; and how many replies were left out."""
     comparisons: list[Comparison] = []
     texts: list[Ranking] = []
     dropped = 0

@@ -38,6 +38,10 @@ class RewardConfig:
     """Longest prompt with reply in tokens; 0 = the model's context. Longer ones are left out."""
     baselines: bool = True
     """Whether to measure longer-wins, shorter-wins and bag-of-words on the held-out pairs too."""
+    members: int = 1
+    """Train this many models that differ in their seed alone; the run folder is then an ensemble."""
+    folds: int = 0
+    """Cross-validate over this many groups of labelers instead: no model is kept for use. [P] E.2: 5."""
     save_every: int = 200
     """Steps between checkpoints; 0 = at the end only."""
     eval_every: int = 0
@@ -58,7 +62,7 @@ class RewardConfig:
     """auto, cpu, cuda, mps."""
 
     def __post_init__(self) -> None:
-        for name in ("batch", "micro_tokens"):
+        for name in ("batch", "micro_tokens", "members"):
             if getattr(self, name) < 1:
                 raise _wrong(name, getattr(self, name), "give a whole number of at least 1")
         not_negative = ("lr", "warmup", "max_length", "save_every", "eval_every", "weight_decay", "clip")
@@ -70,6 +74,14 @@ class RewardConfig:
                 raise _wrong(name, getattr(self, name), "give a number from 0 up to, not including, 1")
         if self.epochs <= 0:
             raise _wrong("epochs", self.epochs, "give a number above 0, for example 1")
+        if self.folds < 0 or self.folds == 1:
+            raise _wrong("folds", self.folds, "give at least 2 groups of labelers, or 0 for one plain run")
+        if self.folds and self.members > 1:
+            raise ConfigError(
+                f"--folds {self.folds} and --members {self.members} exclude each other",
+                "--folds, --members",
+                "cross-validate in one run and train the ensemble in another",
+            )
 
 
 def _wrong(name: str, value: object, cure: str) -> ConfigError:

@@ -12,17 +12,27 @@ import torch
 from torch import Tensor
 
 from instructgpt.data.collate import pack_ids
-from instructgpt.data.jsonl import expand
 from instructgpt.data.packing import plan_batches
 from instructgpt.data.records import read_demonstrations
-from instructgpt.errors import CheckError, CheckpointError, ConfigError, DataError
+from instructgpt.errors import CheckError, CheckpointError, DataError
 from instructgpt.maths.ranking import pairwise_accuracy, ranking_loss
 from instructgpt.model.heads import ScalarModel, scalar_from_language
 from instructgpt.model.hf import load_language_model, load_scalar_model, save_model
-from instructgpt.reward_model.baselines import bag_of_words, longer_wins, shorter_wins
-from instructgpt.reward_model.comparisons import Comparison, Rankings, Stream, read_comparisons
+from instructgpt.reward_model.comparisons import (
+    Comparison,
+    Rankings,
+    Stream,
+    inputs_of,
+    read_comparisons,
+)
+from instructgpt.reward_model.figure import write_reliability
+from instructgpt.reward_model.folds import cross_validate
+from instructgpt.reward_model.measure import agreement
+from instructgpt.reward_model.members import train_members
 from instructgpt.reward_model.settings import RewardConfig
-from instructgpt.runtime.checkpoint import Run, final_checkpoint, open_run
+from instructgpt.reward_model.summary import held_out_summary
+from instructgpt.reward_model.table import accuracy_table
+from instructgpt.runtime.checkpoint import Run, open_run
 from instructgpt.runtime.device import pick_device, pick_dtype, tune_malloc
 from instructgpt.runtime.optim import (
     adamw,
@@ -44,14 +54,26 @@ _OPTIMIZER = "optimizer."
 
 
 def train(config: RewardConfig) -> dict[str, Any]:
-    """Train, or go on where the run folder stopped; returns the summary.
+    """The verb: one model, an ensemble (`members`) or cross-validation (`folds`); returns the summary.
+
+    Raises:
+        See `train_one`, `train_members` and `cross_validate`.
+    """
+    if config.folds:
+        return cross_validate(config, train_one)
+    if config.members > 1:
+        return train_members(config, train_one)
+    return train_one(config)
+
+
+def train_one(config: RewardConfig) -> dict[str, Any]:
+    """Train one model, or go on where the run folder stopped; returns the summary.
 
     Metrics: `loss` (nats per pair, mean over a prompt's pairs, then over prompts), `accuracy` (share of the
     step's pairs in the right order), `lr`, `grad_norm`, `tokens_per_second`, at times `validation_loss` and
-    `validation_accuracy`. Summary: `checkpoint`; on the held-out rankings `accuracy`, `validation_loss`,
-    `pairs`, `reward_std` and the baselines `longer_wins`, `shorter_wins`, `bag_of_words` (None where not
-    measured); `demonstration_mean_before` and `demonstration_mean` around the shift; counts of what was used
-    and dropped; `steps`.
+    `validation_accuracy`. Summary: `checkpoint`; what `held_out_summary` measures;
+    `demonstration_mean_before` and `demonstration_mean` around the shift; counts of what was used and
+    dropped; `steps`; `table`. The folder also gets reliability.svg.
 
     Raises:
         ConfigError, DataError, CheckpointError, StorageError: see flags, rankings, model, disk.
@@ -59,7 +81,7 @@ def train(config: RewardConfig) -> dict[str, Any]:
         Interrupted: Ctrl-C; all is saved.
     """
     tune_malloc()
-    source, inputs = _inputs(config)
+    source, inputs = inputs_of(config)
     device, dtype = pick_device(config.device), pick_dtype(config.dtype)
     with open_run(config.out, "reward", config, inputs) as run:
         if run.finished is not None:
@@ -94,7 +116,10 @@ def train(config: RewardConfig) -> dict[str, Any]:
         before, after = normalise(model, demonstrations)
         if run.latest != run.checkpoint(stream.steps):  # there already after a kill behind this line
             save(stream.steps)
-        return run.finish(_summary(run, config, model, rankings, stream.steps, before, after))
+        summary = _summary(run, config, model, rankings, stream.steps, before, after)
+        if summary["calibration"]:
+            write_reliability(run.folder, summary["calibration"])
+        return run.finish(summary)
 
 
 def accumulate(
@@ -131,15 +156,13 @@ def score_sequences(model: ScalarModel, sequences: Sequence[Sequence[int]], dtyp
 
 def validate(model: ScalarModel, held_out: Sequence[Comparison]) -> dict[str, float]:
     """`loss` and `accuracy` as in training, `pairs`, and `reward_std` over all replies; empty without any."""
-    if not held_out:
-        return {}
-    scores = score_ids(model, [ids for comparison in held_out for ids in comparison.sequences])
-    ranks = torch.tensor([rank for comparison in held_out for rank in comparison.ranks])
-    counts = [len(comparison.ranks) for comparison in held_out]
-    accuracy, pairs = pairwise_accuracy(scores, ranks, counts)
-    loss = ranking_loss(scores, ranks, counts)[0].item()
-    spread = scores.double().std(correction=0).item()
-    return {"loss": loss, "accuracy": accuracy, "pairs": pairs, "reward_std": spread}
+    ranks = [rank for comparison in held_out for rank in comparison.ranks]
+    return agreement(score_held_out(model, held_out), ranks, [len(c.ranks) for c in held_out])
+
+
+def score_held_out(model: ScalarModel, held_out: Sequence[Comparison]) -> Tensor:
+    """Scores (n,) of all their replies, comparison after comparison."""
+    return score_ids(model, [ids for comparison in held_out for ids in comparison.sequences])
 
 
 def normalise(
@@ -210,18 +233,9 @@ def _summary(
     before: float | None,
     after: float | None,
 ) -> dict[str, Any]:
-    found = validate(model, rankings.held_out)
-    measure = config.baselines and bool(found)
-    train, held_out = rankings.train_texts, rankings.held_out_texts
-    return {
+    summary = {
         "checkpoint": str(run.checkpoint(steps).relative_to(run.folder)),
-        "accuracy": found.get("accuracy"),
-        "validation_loss": found.get("loss"),
-        "pairs": found.get("pairs", 0),
-        "reward_std": found.get("reward_std"),
-        "longer_wins": longer_wins(held_out) if measure else None,
-        "shorter_wins": shorter_wins(held_out) if measure else None,
-        "bag_of_words": bag_of_words(train, held_out) if measure else None,
+        **held_out_summary(score_held_out(model, rankings.held_out), rankings, config),
         "demonstration_mean_before": before,
         "demonstration_mean": after,
         "rankings": len(rankings.train),
@@ -231,19 +245,7 @@ def _summary(
         "dropped_rankings": rankings.dropped_rankings,
         "steps": steps,
     }
-
-
-def _inputs(config: RewardConfig) -> tuple[Path, dict[str, str | Path]]:
-    """The model's folder and everything that the result depends on."""
-    for name, what in (("model", "a language model's folder"), ("data", "a JSONL file of rankings")):
-        if not getattr(config, name):
-            raise ConfigError(f"no {name} was named", f"--{name}", f"give {what}")
-    source = final_checkpoint(config.model)
-    inputs: dict[str, str | Path] = {"model": source}
-    for name in ("data", "validation", "demonstrations"):
-        value = getattr(config, name)
-        inputs[name] = ",".join(map(str, expand(value))) if value else ""
-    return source, inputs
+    return summary | {"table": accuracy_table(summary)}
 
 
 def _update(

@@ -1,8 +1,10 @@
-"""Rewards: a checkpoint of ours or a Python function, behind one call `score(prompts, replies)`."""
+"""Rewards: a checkpoint of ours, an ensemble of them or a Python function, behind one call
+`score(prompts, replies)`."""
 
 from __future__ import annotations
 
 import importlib
+import json
 import math
 import re
 import sys
@@ -23,7 +25,10 @@ from instructgpt.scoring.selftest import check_selftest
 from instructgpt.text.chat import Message, render_reply
 from instructgpt.text.tokenizer import Tokenizer
 
-SPEC_HELP = "the folder of a reward model, or module:function for a Python function of your own"
+SPEC_HELP = (
+    "the folder of a reward model, several with commas for an ensemble, or module:function for a Python "
+    "function of your own"
+)
 
 
 class Reward(Protocol):
@@ -79,6 +84,51 @@ class RewardModel:
         return [float(score) for score in self.score_ids(sequences).tolist()]
 
 
+class Ensemble:
+    """Several reward models of one tokenizer; the score is the mean of theirs.
+
+    Members differ in the seed of their head and of their data's order, so that where they disagree nothing in
+    the data decides (over-optimisation shows there first). Each has its own zero: compare scores of members
+    that were shifted to the same demonstrations.
+    """
+
+    def __init__(self, members: Sequence[RewardModel], name: str = "") -> None:
+        """
+        Raises:
+            ConfigError: there are fewer than two members, or two read different tokens.
+        """
+        if len(members) < 2:
+            raise ConfigError(
+                f"an ensemble of {len(members)} is none", "--reward", "name at least two reward models"
+            )
+        for other in members[1:]:
+            if other.tokenizer.fingerprint != members[0].tokenizer.fingerprint:
+                raise ConfigError(
+                    f"the reward models {members[0].name} and {other.name} have different tokenizers",
+                    "--reward",
+                    "make an ensemble of reward models that start from one model",
+                )
+        self.members: tuple[RewardModel, ...] = tuple(members)
+        self.tokenizer: Tokenizer = members[0].tokenizer
+        self.name = name or ",".join(member.name for member in members)
+
+    def score_ids_each(self, sequences: Sequence[Sequence[int]], max_tokens: int = MAX_TOKENS) -> Tensor:
+        """Every member's scores (members, n) float32; see `RewardModel.score_ids`."""
+        return torch.stack([member.score_ids(sequences, max_tokens) for member in self.members])
+
+    def score_ids(self, sequences: Sequence[Sequence[int]], max_tokens: int = MAX_TOKENS) -> Tensor:
+        """Means over the members (n,) float32."""
+        return self.score_ids_each(sequences, max_tokens).mean(0)
+
+    def score(self, prompts: Sequence[Sequence[Message]], replies: Sequence[str]) -> list[float]:
+        """Means over the members of the scores of replies as texts; see `RewardModel.score`."""
+        sequences = [
+            render_reply(self.tokenizer, prompt, reply).ids
+            for prompt, reply in zip(prompts, replies, strict=True)
+        ]
+        return [float(score) for score in self.score_ids(sequences).tolist()]
+
+
 class FunctionReward:
     """A function `f(prompts: list[list[dict]], replies: list[str]) -> list[float]` of the user's.
 
@@ -120,13 +170,44 @@ class FunctionReward:
         return [float(score) for score in scores]
 
 
-def load_reward(spec: str, device: torch.device | str = "cpu") -> Reward:
-    """The reward that a `--reward` flag names: a checkpoint folder or `module:function`.
+def reward_folders(spec: str) -> list[Path]:
+    """The checkpoints that a `--reward` of folders means: one, or an ensemble's members in their order.
 
-    The module is looked for in the current folder as well as among the installed ones.
+    A folder is a checkpoint, a finished run, or the run of `reward --members N`, which means all of them.
 
     Raises:
-        ConfigError: the spec names neither, or the function can't be imported.
+        ConfigError: a part is no folder.
+        CheckpointError: there is no finished model in a folder.
+    """
+    parts = [spec] if Path(spec).is_dir() else [part.strip() for part in spec.split(",")]
+    folders: list[Path] = []
+    for part in parts:
+        if not part or not Path(part).is_dir():
+            raise ConfigError(
+                f"a member of the ensemble is no folder: {part!r}",
+                where=f"--reward {spec}",
+                cure="name folders of reward models with commas between; a function can't be a member",
+            )
+        folders += [final_checkpoint(member) for member in _members(Path(part)) or [Path(part)]]
+    return folders
+
+
+def _members(folder: Path) -> list[Path]:
+    """The members that the summary of a run of `reward --members N` names; none for another folder."""
+    summary = folder / "summary.json"
+    named = json.loads(summary.read_text(encoding="utf-8")).get("members") if summary.exists() else None
+    return [folder / name for name in named] if isinstance(named, list) else []
+
+
+def load_reward(spec: str, device: torch.device | str = "cpu") -> Reward:
+    """The reward that a `--reward` flag names: a checkpoint folder, an ensemble or `module:function`.
+
+    Several folders with commas are an `Ensemble`, and so is the run folder of `reward --members N`. The
+    module of a function is looked for in the current folder as well as among the installed ones.
+
+    Raises:
+        ConfigError: the spec names none of these, the function can't be imported, or the members of an
+            ensemble have different tokenizers.
         CheckpointError: see `RewardModel.load`.
     """
     if "://" in spec:
@@ -135,8 +216,9 @@ def load_reward(spec: str, device: torch.device | str = "cpu") -> Reward:
             where="--reward",
             cure=f"give {SPEC_HELP}; such a function may call your service",
         )
-    if Path(spec).is_dir():
-        return RewardModel.load(spec, device)
+    if Path(spec).is_dir() or "," in spec:
+        models = [RewardModel.load(folder, device) for folder in reward_folders(spec)]
+        return models[0] if Path(spec).is_dir() and len(models) == 1 else Ensemble(models, spec)
     match = re.fullmatch(r"([A-Za-z_][\w.]*):([A-Za-z_]\w*)", spec)
     if match is None:
         raise ConfigError(

@@ -1,31 +1,35 @@
 """Verb `best-of-n`: sample n replies to each prompt and keep the one that the reward likes best.
 
 The simplest way to follow a reward, and the yardstick for PPO: for a reward without ties it moves the policy
-by log n - (n - 1) / n nats (with ties by less; arXiv:2009.01325, appendix G.3).
+by log n - (n - 1) / n nats (with ties by less; arXiv:2009.01325, appendix G.3). The same samples give the
+whole curve for smaller n (`best_of_n_curve`), and PPO's checkpoints are put on its axes (`best_of_n_report`).
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from instructgpt.data.jsonl import expand
 from instructgpt.data.records import Demonstration, Prompt, read_prompts, to_row
 from instructgpt.errors import ConfigError
+from instructgpt.evaluation.answers import Candidate
+from instructgpt.evaluation.best_of_n_curve import powers_of_two
+from instructgpt.evaluation.best_of_n_report import Result, means_of, summarise, write_report
+from instructgpt.evaluation.judge import Judge, judge_input, judge_spec, load_judge
+from instructgpt.evaluation.position import locate, score_replies
+from instructgpt.evaluation.world_settings import checkpoints_of, name_pairs
 from instructgpt.generation.engine import MAX_ACTIVE
 from instructgpt.generation.loading import open_model
-from instructgpt.generation.reply import Reply, reply_requests, sample_replies
+from instructgpt.generation.reply import reply_requests, sample_replies
 from instructgpt.generation.spool import Spool
-from instructgpt.model.heads import LanguageModel
 from instructgpt.runtime.checkpoint import Run, open_run
 from instructgpt.runtime.device import pick_device, pick_dtype, tune_malloc
-from instructgpt.scoring.reward import Reward, RewardModel, load_reward
-from instructgpt.text.chat import render_prompt
-from instructgpt.text.tokenizer import Tokenizer
+from instructgpt.scoring.reward import Reward, load_reward
 
-FILE = "best.jsonl"
+FILE, PATH_FILE = "best.jsonl", "paths.jsonl"
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,14 @@ class BestOfNConfig:
     """Run folder for best.jsonl (demonstrations, so that `sft` can train on them) and summary.json."""
     n: int = 4
     """Replies to choose from."""
+    judge: str = ""
+    """Who scores the replies without choosing them: as in `eval`, a reward-model checkpoint, module:function,
+    practice or practice:FOLDER; empty = nobody."""
+    curve: str = ""
+    """Values of n to report from the same samples, with commas; empty = 1, 2, 4, ... up to --n."""
+    paths: str = ""
+    """PPO runs to put on the same axes, every saved checkpoint of them: run folders with commas between, each
+    may be written name=folder."""
     max_new: int = 256
     """Largest length of a reply in tokens."""
     temperature: float = 1.0
@@ -60,14 +72,33 @@ class BestOfNConfig:
             if getattr(self, name) < 1:
                 flag = "--" + name.replace("_", "-")
                 raise ConfigError(f"{name} is {getattr(self, name)}", flag, "use at least 1")
+        if any(not 1 <= n <= self.n for n in self.counts):
+            raise ConfigError(f"--curve is {self.curve}", "--curve", f"use numbers from 1 to {self.n}")
+        if self.paths and self.temperature != 1.0:
+            cure = "use --temperature 1 with --paths"
+            raise ConfigError("the KL of checkpoints is measured at temperature 1", "--temperature", cure)
+
+    @property
+    def counts(self) -> list[int]:
+        """The values of n on the curve, ascending; 1, where gains start, is always one."""
+        if not self.curve:
+            return powers_of_two(self.n)
+        try:
+            return sorted({1, *(int(part) for part in self.curve.split(",") if part.strip())})
+        except ValueError as error:
+            cure = "give whole numbers with commas between: 1,2,4"
+            raise ConfigError(f"--curve is {self.curve!r}", "--curve", cure) from error
 
 
 def run(config: BestOfNConfig) -> dict[str, Any]:
     """Sample, score, choose; returns the summary.
 
-    best.jsonl: a demonstration a prompt, with `reward` of the reply chosen and `rewards` of all n. Summary:
-    `prompts`, `n`, `reward` (mean of the chosen), `reward_of_one` (mean of all: what n = 1 would give),
-    `kl` (log n - (n-1)/n, nats per reply), `length`, `file`.
+    best.jsonl: a demonstration a prompt, with `reward` of the reply chosen and, for all n, `rewards`,
+    `logprobs` (of the whole reply, nats), `same` (the first sample that is the same reply) and the judge's
+    `scores`. paths.jsonl: a line a checkpoint of `--paths`. curve.svg and curve.html draw both. Summary:
+    `prompts`, `n`, `reward` (mean of the chosen), `reward_of_one` (mean of all: what n = 1 would give), `kl`
+    (log n - (n-1)/n, nats per reply), `kl_estimated`, `length`, `file`, and, for every n of the curve and
+    every checkpoint, `curve`, `paths` and `shares` (see `best_of_n_report.summarise`).
 
     Raises:
         ConfigError, DataError, CheckpointError, StorageError: see flags, prompts, models, disk.
@@ -80,19 +111,32 @@ def run(config: BestOfNConfig) -> dict[str, Any]:
     tune_malloc()
     files = ",".join(map(str, expand(config.prompts)))
     inputs = {"model": config.model, "reward": config.reward, "prompts": files}
+    inputs["judge"] = judge_input(judge_spec(config.judge))
+    tracks = _tracks(config.paths)
+    inputs |= {f"path {name}": ",".join(map(str, track)) for name, track in tracks.items()}
     with open_run(config.out, "best-of-n", config, inputs) as opened:
-        return opened.finished or _write(opened, config)
+        return opened.finished or _write(opened, config, tracks)
 
 
-def _write(run: Run, config: BestOfNConfig) -> dict[str, Any]:
+def _tracks(paths: str) -> dict[str, list[Path]]:
+    """Name -> saved checkpoints, in order; a folder without a name is called by its last part."""
+    parts = [part.strip() for part in paths.split(",") if part.strip()]
+    pairs = name_pairs("--paths", [part if "=" in part else f"{Path(part).name}={part}" for part in parts])
+    if len(dict(pairs)) < len(pairs):
+        raise ConfigError("two runs have one name", "--paths", "name them: a=FOLDER,b=FOLDER")
+    return {name: checkpoints_of([folder]) for name, folder in pairs}
+
+
+def _write(run: Run, config: BestOfNConfig, tracks: dict[str, list[Path]]) -> dict[str, Any]:
     device = pick_device(config.device)
     prompts = read_prompts(config.prompts)
-    model, tokenizer = open_model(config.model, device, pick_dtype(config.dtype))
+    source = Candidate("model", *open_model(config.model, device, pick_dtype(config.dtype)))
     reward = load_reward(config.reward, device)
+    judge = load_judge(judge_spec(config.judge), config.seed, device) if config.judge else None
     # Every prompt must fit before the first one is answered.
     reply_requests(
-        model,
-        tokenizer,
+        source.model,
+        source.tokenizer,
         prompts,
         1,
         config.max_new,
@@ -101,44 +145,52 @@ def _write(run: Run, config: BestOfNConfig) -> dict[str, Any]:
         source=config.prompts,
     )
     portion = max(1, 2 * config.max_active // config.n)  # prompts
-    spool = Spool(run.folder / FILE, portion)
-    for step in run.steps(spool.done, -(-len(prompts) // portion)):
-        rows = _choose(model, tokenizer, reward, prompts[step * portion : (step + 1) * portion], config)
-        spool.append(rows)
-        run.log(step + 1, reward=sum(row["reward"] for row in rows) / len(rows))
-    rows = spool.rows()
-    return run.finish(
-        {
-            "model": config.model,
-            "reward_from": reward.name,
-            "prompts": len(rows),
-            "n": config.n,
-            "reward": sum(row["reward"] for row in rows) / len(rows),
-            "reward_of_one": sum(sum(row["rewards"]) for row in rows) / (len(rows) * config.n),
-            "kl": best_of_n_kl(config.n),
-            "length": sum(row["tokens"] for row in rows) / len(rows),
-            "file": FILE,
-        }
-    )
-
-
-def best_of_n_kl(n: int) -> float:
-    """Nats per reply between best-of-n and the policy it samples from: log n - (n - 1) / n."""
-    return math.log(n) - (n - 1) / n
+    portions = -(-len(prompts) // portion)
+    best, along = Spool(run.folder / FILE, portion), Spool(run.folder / PATH_FILE, 1)
+    points = [(name, path) for name, track in tracks.items() for path in track]
+    # A stopped run may have to choose its last portion again, with checkpoints behind it measured already.
+    measured = along.rows()
+    for step in run.steps(best.done, portions + len(points)):
+        if step < portions:
+            part = prompts[step * portion : (step + 1) * portion]
+            rows = _choose(source, reward, judge, part, config)
+            best.append(rows)
+            run.log(step + 1, reward=sum(row["reward"] for row in rows) / len(rows))
+            continue
+        if step - portions >= len(measured):
+            name, path = points[step - portions]
+            position = locate(
+                Candidate.load(name, path, device),
+                source,
+                reward,
+                judge,
+                prompts,
+                max_new=config.max_new,
+                seed=config.seed,
+            )
+            measured.append({"path": name, "checkpoint": str(path), **position.row()})
+            along.append(measured[-1:])
+        run.log(step + 1, **means_of(measured[step - portions]))
+    result = Result(best.rows(), measured, reward.name, judge.name if judge is not None else "")
+    summary = {
+        "model": config.model,
+        "reward_from": reward.name,
+        "prompts": len(prompts),
+        "n": config.n,
+        **summarise(result, config.counts, config.seed),
+        "file": FILE,
+    }
+    return run.finish(summary | write_report(run.folder, summary, config.n))
 
 
 def _choose(
-    model: LanguageModel,
-    tokenizer: Tokenizer,
-    reward: Reward,
-    prompts: Sequence[Prompt],
-    config: BestOfNConfig,
+    source: Candidate, reward: Reward, judge: Judge | None, prompts: Sequence[Prompt], config: BestOfNConfig
 ) -> list[dict[str, Any]]:
     """One row a prompt: the reply of highest reward, the first of equals."""
     n = config.n
     replies = sample_replies(
-        model,
-        tokenizer,
+        source.model,
+        source.tokenizer,
         prompts,
         n,
         config.max_new,
@@ -146,10 +198,11 @@ def _choose(
         config.seed,
         max_active=config.max_active,
     )
-    scores = score_replies(reward, tokenizer, prompts, replies)
+    scores = score_replies(reward, source.tokenizer, prompts, replies)
     rows = []
     for prompt, row, rewards in zip(prompts, replies, scores, strict=True):
         best = max(range(n), key=rewards.__getitem__)
+        ids = [reply.ids for reply in row]
         rows.append(
             to_row(Demonstration(prompt, row[best].text))
             | {
@@ -158,27 +211,9 @@ def _choose(
                 "sample": best,
                 "tokens": len(row[best].ids),
                 "stopped": row[best].stopped,
+                "logprobs": [sum(reply.logprobs) for reply in row],
+                "same": [ids.index(one) for one in ids],
             }
+            | ({"scores": judge.score([prompt] * n, [reply.text for reply in row])} if judge else {})
         )
     return rows
-
-
-def score_replies(
-    reward: Reward, tokenizer: Tokenizer, prompts: Sequence[Prompt], replies: Sequence[Sequence[Reply]]
-) -> list[list[float]]:
-    """Rewards [prompt][sample].
-
-    A reward model of the same tokenizer reads the very ids, as in RL: a reply that was cut is scored as cut.
-    Others read texts.
-    """
-    if isinstance(reward, RewardModel) and reward.tokenizer.fingerprint == tokenizer.fingerprint:
-        sequences = []
-        for prompt, row in zip(prompts, replies, strict=True):
-            ids = render_prompt(tokenizer, prompt.messages)
-            sequences += [[*ids, *reply.ids] for reply in row]
-        flat = [float(score) for score in reward.score_ids(sequences).tolist()]
-    else:
-        asked = [prompt.messages for prompt, row in zip(prompts, replies, strict=True) for _ in row]
-        flat = reward.score(asked, [reply.text for row in replies for reply in row])
-    scores = iter(flat)
-    return [[next(scores) for _ in row] for row in replies]

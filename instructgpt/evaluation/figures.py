@@ -1,130 +1,26 @@
-"""Plots as inline SVG: one style, readable on light and dark pages, nothing loaded from anywhere.
-
-Text takes the page's colour and font; only the data are coloured, each model the same everywhere.
-"""
+"""The report's plots (see `drawing` for how they look)."""
 
 from __future__ import annotations
 
-import io
 import math
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from instructgpt.errors import ConfigError
+from instructgpt.evaluation.drawing import INK, colour, draw, label
+
+__all__ = [
+    "colour",
+    "label",
+    "losses",
+    "over_optimisation",
+    "ppo_curves",
+    "reward_accuracy",
+    "smooth",
+    "tax",
+    "win_rates",
+]
 
 Row = Mapping[str, Any]
-
-_INK, _RULE = "#010203", "#040506"  # stand-ins, replaced by the page's own colours in the SVG
-_COLOURS = {
-    "base": "#b08d57",
-    "sft": "#8b949e",
-    "sft_best": "#6e7b8b",
-    "sft_more": "#6e7b8b",
-    "best_of_n": "#1f9e89",
-    "ppo": "#e8862e",
-    "ppo_ptx": "#3f83f8",
-    "ppo_drift": "#d9485f",
-    "ppo_ptx_drift": "#9b6bdf",
-    "pretrain": "#b08d57",
-    "reward": "#1f9e89",
-}
-_OTHERS = ("#3f83f8", "#e8862e", "#1f9e89", "#9b6bdf", "#d9485f", "#b08d57", "#8b949e")
-_LABELS = {
-    "base": "base",
-    "pretrain": "pretraining",
-    "sft": "SFT",
-    "sft_best": "best SFT",
-    "sft_more": "SFT, more",
-    "best_of_n": "best of n",
-    "ppo": "PPO",
-    "ppo_ptx": "PPO-ptx",
-    "ppo_drift": "PPO, β near 0",
-    "ppo_ptx_drift": "PPO-ptx, β near 0",
-    "bag_of_words": "bag of words",
-    "longer": "longer wins",
-    "shorter": "shorter wins",
-}
-_STYLE = {
-    "svg.fonttype": "none",
-    "font.size": 10,
-    "text.color": _INK,
-    "axes.labelcolor": _INK,
-    "axes.edgecolor": _RULE,
-    "axes.titlesize": 10.5,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": _RULE,
-    "grid.linewidth": 0.6,
-    "xtick.color": _RULE,
-    "ytick.color": _RULE,
-    "xtick.labelcolor": _INK,
-    "ytick.labelcolor": _INK,
-    "legend.frameon": False,
-    "legend.fontsize": 9,
-    "lines.linewidth": 1.8,
-    "lines.solid_capstyle": "round",
-}
-
-
-def label(name: str) -> str:
-    """What a model or a baseline is called in plots and tables."""
-    if name.startswith("best_of_") and name[8:].isdigit():
-        return f"best of {name[8:]}"
-    return _LABELS.get(name, name.replace("_", " "))
-
-
-def colour(name: str) -> str:
-    """The colour of a model, the same in all plots."""
-    if name.startswith("best_of_"):
-        return _COLOURS["best_of_n"]
-    return _COLOURS.get(name) or _OTHERS[sum(name.encode()) % len(_OTHERS)]
-
-
-def _matplotlib() -> Any:
-    try:
-        import matplotlib
-        import matplotlib.figure
-    except ImportError as error:
-        cure = "pip install 'instructgpt[eval]'"
-        raise ConfigError("the report's plots need matplotlib", "report", cure) from error
-    return matplotlib
-
-
-def draw(name: str, paint: Any, columns: int = 1, rows: int = 1, height: float = 3.0) -> str:
-    """An SVG of `rows` x `columns` panels, 10 inches wide in all, that `paint(axes)` fills.
-
-    Args:
-        name: makes the ids inside the SVG differ from those of other plots of the page.
-        paint: called with the list of panels, row by row.
-        height: of one row, in inches.
-    """
-    matplotlib = _matplotlib()
-    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": name}):
-        figure = matplotlib.figure.Figure(figsize=(10, height * rows), layout="constrained")
-        axes = figure.subplots(rows, columns, squeeze=False)
-        paint([panel for line in axes for panel in line])
-        buffer = io.StringIO()
-        nothing = {"Date": None, "Creator": None, "Format": None, "Type": None}
-        figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
-    return _inline(buffer.getvalue(), name)
-
-
-def _inline(svg: str, name: str) -> str:
-    """The bare <svg> element, scalable, in the page's colours, with ids of its own."""
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.S)
-    svg = re.sub(r'\s+xmlns(:\w+)?="[^"]*"', "", svg)
-    svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
-    svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)
-    svg = re.sub(r'id="([^"]+)"', rf'id="{name}-\1"', svg)
-    svg = re.sub(r'(href="#|url\(#)', rf"\g<1>{name}-", svg)
-    svg = svg.replace(_INK, "currentColor").replace(_RULE, "var(--rule)")
-    return svg.replace("<svg", f'<svg role="img" aria-label="{name}"', 1)
 
 
 def smooth(values: Sequence[float], span: int) -> list[float]:
@@ -186,7 +82,7 @@ def reward_accuracy(found: Row) -> str:
             colours = [colour("ppo_ptx") if name == "reward model" else colour("sft") for name in bars]
             _bars(panel, list(bars), list(bars.values()), colours, "{:.3f}")
             panel.set_xlim(0.4, 1.0)
-            panel.axvline(0.5, color=_INK, linewidth=0.8, linestyle=":")
+            panel.axvline(0.5, color=INK, linewidth=0.8, linestyle=":")
             panel.set_title(title)
             panel.set_xlabel("accuracy on unseen comparisons (0.5 = chance)")
 
@@ -238,25 +134,25 @@ def ppo_curves(runs: Mapping[str, Sequence[Row]]) -> str:
     return draw("ppo", paint, columns=2, rows=2, height=2.6)
 
 
-def over_optimisation(curves: Mapping[str, Sequence[Row]]) -> str:
-    """Reward, and hidden utility, against KL: PPO checkpoints and best-of-n (as in arXiv:2210.10760)."""
+def over_optimisation(curves: Mapping[str, Sequence[Row]], judge: str | None = "hidden utility") -> str:
+    """Reward, and what a judge says, against KL: PPO checkpoints and best-of-n (as in arXiv:2210.10760).
+
+    Args:
+        curves: name -> points {kl, reward, utility}, with the ends of intervals as `_low` and `_high`.
+        judge: who measured `utility`; None leaves the second panel out.
+    """
+    kinds = [("reward", "what the reward model sees", "reward")]
+    if judge is not None:
+        kinds.append(("utility", "what is really gained", judge))
 
     def paint(panels: list[Any]) -> None:
-        for panel, (key, title, unit) in zip(
-            panels,
-            (
-                ("reward", "what the reward model sees", "reward"),
-                ("utility", "what is really gained", "hidden utility"),
-            ),
-            strict=True,
-        ):
+        for panel, (key, title, unit) in zip(panels, kinds, strict=True):
             for name, points in curves.items():
-                ordered = [(point["kl"], point[key]) for point in points]
-                style = {"linestyle": "--", "marker": "D"} if name == "best_of_n" else {"marker": "o"}
-                x, y = [max(0.0, kl) for kl, _ in ordered], [value for _, value in ordered]
+                style = _CURVE_STYLES.get(name, {"marker": "o"})
+                x, y = ([max(0.0, point["kl"]) for point in points], [point[key] for point in points])
                 panel.plot(x, y, color=colour(name), markersize=4, label=label(name), **style)
-                if key == "utility" and points and "utility_low" in points[0]:
-                    low, high = ([point[k] for point in points] for k in ("utility_low", "utility_high"))
+                if points and f"{key}_low" in points[0]:
+                    low, high = ([point[f"{key}_{end}"] for point in points] for end in ("low", "high"))
                     panel.fill_between(x, low, high, color=colour(name), alpha=0.1, linewidth=0)
             panel.set_xscale("function", functions=(_root, _square))
             panel.set_xlim(left=0)
@@ -266,7 +162,13 @@ def over_optimisation(curves: Mapping[str, Sequence[Row]]) -> str:
             panel.set_ylabel(unit)
         panels[0].legend()
 
-    return draw("over-optimisation", paint, columns=2, height=3.6)
+    return draw("over-optimisation", paint, columns=len(kinds), height=3.6)
+
+
+_CURVE_STYLES: dict[str, dict[str, Any]] = {
+    "best_of_n": {"linestyle": "--", "marker": "D"},
+    "best_of_n_estimated": {"linestyle": ":", "marker": "d"},
+}
 
 
 def _root(x: Any) -> Any:
@@ -300,7 +202,7 @@ def tax(taxes: Mapping[str, float]) -> str:
             [colour(name) for name in taxes],
             "{:+.4f}",
         )
-        panels[0].axvline(0, color=_INK, linewidth=0.8)
+        panels[0].axvline(0, color=INK, linewidth=0.8)
         panels[0].margins(x=0.16)
         panels[0].set_xlabel("loss on held-out pretraining text above SFT's, nats per token")
 
@@ -336,7 +238,7 @@ def win_rates(rates: Mapping[str, Row], baseline: str) -> str:
         panel.set_ylim(-0.6, len(rates) - 0.4)
         panel.tick_params(axis="y", length=0)
         panel.grid(axis="y", visible=False)
-        panel.axvline(0.5, color=_INK, linewidth=0.8, linestyle=":")
+        panel.axvline(0.5, color=INK, linewidth=0.8, linestyle=":")
         spread = max(0.15, *(abs(rate[end] - 0.5) for rate in rates.values() for end in ("low", "high")))
         panel.set_xlim(max(0.0, 0.5 - 1.15 * spread), min(1.0, 0.5 + 1.15 * spread) + 0.02)
         panel.set_xlabel(f"share of prompts won over {label(baseline)}, ties half, 95 % interval")

@@ -12,6 +12,7 @@ import torch
 from instructgpt.data.records import Prompt
 from instructgpt.errors import ConfigError, DataError
 from instructgpt.practice import World, WorldConfig
+from instructgpt.runtime.checkpoint import final_checkpoint
 from instructgpt.scoring.reward import Reward, load_reward
 
 
@@ -92,3 +93,20 @@ def load_judge(spec: str, seed: int = 0, device: torch.device | str = "cpu") -> 
     if kind == "practice":
         return WorldJudge(open_world(folder) if folder else World(WorldConfig(seed=seed)))
     return RewardJudge(load_reward(spec, device))
+
+
+def judge_spec(spec: str) -> str:
+    """A stage's folder stands for its final checkpoint.
+
+    Raises:
+        CheckpointError: no finished model is in the folder.
+    """
+    return str(final_checkpoint(spec)) if spec and Path(spec).is_dir() else spec
+
+
+def judge_input(spec: str) -> str:
+    """The files that the judge's scores depend on, as `open_run` takes them; a function has none."""
+    kind, _, world = spec.partition(":")
+    if kind == "practice":
+        return f"{world}/config.json" if world else ""
+    return spec if Path(spec).is_dir() else ""

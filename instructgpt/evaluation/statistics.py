@@ -5,7 +5,8 @@ The prompt is the unit that is drawn again: replies to one prompt are not indepe
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -85,3 +86,33 @@ def win_rate(
 ) -> Estimate:
     """Share of prompts on which we score higher, ties half, with its bootstrap interval over prompts."""
     return mean_interval(outcomes(ours, theirs), seed, level, draws)
+
+
+def bootstrap(
+    statistic: Callable[[np.ndarray], float],
+    n: int,
+    seed: int = 0,
+    level: float = LEVEL,
+    draws: int = DRAWS,
+) -> Estimate:
+    """Percentile bootstrap over prompts of any figure: a ratio of means, a point on a curve.
+
+    Args:
+        statistic: the figure on the prompts whose indices (n,) it is given; its value on 0 .. n - 1 is the
+            estimate. A resample on which it is not finite (a denominator of 0) is left out.
+        n: number of prompts.
+        seed, level, draws: as for `mean_interval`.
+
+    Raises:
+        DataError: there are no prompts.
+    """
+    if n < 1:
+        raise DataError("there is nothing to draw again", cure="give at least one prompt")
+    generator = np.random.default_rng(derive_seed(seed, "bootstrap"))
+    drawn = np.array([statistic(generator.integers(0, n, size=n)) for _ in range(draws)])
+    drawn = drawn[np.isfinite(drawn)]
+    value = float(statistic(np.arange(n)))
+    if drawn.size == 0:
+        return Estimate(value, math.nan, math.nan, n)
+    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
+    return Estimate(value, float(low), float(high), n)

@@ -20,7 +20,7 @@ GROUPS = ("balanced", "courteous", "factual", "literal", "terse")
 # Kept out of training by cross-validation over groups.
 HELD_OUT_GROUP = "terse"
 LABELERS_PER_GROUP = 3
-NOISE = 0.18
+NOISE = 0.15
 CARELESS_NOISE = 3.0
 TIE_WIDTH = 0.04
 

@@ -65,7 +65,7 @@ def test_agreement_is_the_papers(judged: list[Judged]) -> None:
     """Paper: 72.6 +- 1.5 % between training labelers; ties of either do not count.
 
     The labelers are set to agree on 73 % of the SFT model's replies (measured by `make verify`). Those differ
-    less than demonstrations, on which the same people agree on three pairs in a hundred more.
+    less than demonstrations, on which the same people agree on five pairs in a hundred more.
     """
     same = [
         (row.first[i] < row.first[j]) == (row.second[i] < row.second[j])
@@ -73,7 +73,7 @@ def test_agreement_is_the_papers(judged: list[Judged]) -> None:
         if row.first[i] != row.first[j] and row.second[i] != row.second[j]
     ]
     print(f"agreement {np.mean(same):.4f} on {len(same)} pairs")
-    assert 0.74 <= np.mean(same) <= 0.78
+    assert 0.76 <= np.mean(same) <= 0.80
 
 
 def test_true_utility_predicts_labels(judged: list[Judged]) -> None:
@@ -84,7 +84,7 @@ def test_true_utility_predicts_labels(judged: list[Judged]) -> None:
     ]
     right = sum(0.5 if abs(u) < 1e-9 else float((u > 0) == (label > 0)) for u, label in scored) / len(scored)
     print(f"true utility predicts {right:.4f} of {len(scored)} labels")
-    assert 0.76 <= right <= 0.82
+    assert 0.80 <= right <= 0.85
 
 
 def test_ties_occur_but_do_not_dominate(judged: list[Judged]) -> None:

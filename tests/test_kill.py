@@ -203,6 +203,18 @@ def test_reward(world: Path, tmp_path: Path) -> None:
     kill_and_compare(tmp_path, words)
 
 
+def test_members_of_an_ensemble(world: Path, tmp_path: Path) -> None:
+    words = command(
+        "reward",
+        model=world / "base",
+        data=world / "rankings.jsonl",
+        **{**REWARD, "epochs": 4},
+        save_every=3,
+        members=2,
+    )
+    kill_and_compare(tmp_path, words)
+
+
 def test_ppo(world: Path, tmp_path: Path) -> None:
     words = command(
         "ppo",

@@ -11,6 +11,7 @@ import torch
 from instructgpt.data.records import Prompt, Ranking
 from instructgpt.maths.ranking import pairwise_accuracy
 from instructgpt.reward_model.baselines import bag_of_words, longer_wins, shorter_wins
+from instructgpt.reward_model.measure import measure
 
 Scorer = Callable[[list[Prompt], list[str]], list[float]]
 """(prompts, replies) -> scores, higher is better."""
@@ -45,7 +46,10 @@ def ranked_by(scores: Sequence[Sequence[float]], rankings: Sequence[Ranking]) ->
 
 
 def compare_rewards(
-    scores: Sequence[Sequence[float]], held_out: Sequence[Ranking], training: Sequence[Ranking]
+    scores: Sequence[Sequence[float]],
+    held_out: Sequence[Ranking],
+    training: Sequence[Ranking],
+    seed: int = 0,
 ) -> dict[str, Any]:
     """Accuracy of a reward's scores on held-out rankings, and that of the baselines.
 
@@ -53,13 +57,17 @@ def compare_rewards(
         scores: the reward's scores of the held-out replies, ranking by ranking.
         held_out: the order that counts as right.
         training: what the bag of words learns from.
+        seed: draws the bootstrap of the intervals.
 
     Returns:
-        `accuracy`, `pairs`, `baselines` {longer, shorter, bag_of_words (absent without scikit-learn)}.
+        `accuracy`, `pairs`, `baselines` {longer, shorter, bag_of_words (absent without scikit-learn)} and
+        the details of `measure`. A model of noisy labels is rightly less confident than an order without
+        noise would have it: believe its calibration against labels only.
     """
     found, pairs = accuracy(scores, held_out)
     baselines = {"longer": longer_wins(held_out), "shorter": shorter_wins(held_out)}
     bag = bag_of_words(training, held_out)
     if bag is not None:
         baselines["bag_of_words"] = bag
-    return {"accuracy": found, "pairs": pairs, "baselines": baselines}
+    flat = torch.tensor([value for row in scores for value in row], dtype=torch.float64)
+    return {"accuracy": found, "pairs": pairs, "baselines": baselines, **measure(flat, held_out, seed)}

@@ -21,8 +21,8 @@ from instructgpt.data.records import Ranking, to_row
 from instructgpt.errors import DataError
 from instructgpt.reward_model.comparisons import encode, inputs_of, longest, read_parts
 from instructgpt.reward_model.measure import agreement
-from instructgpt.reward_model.parts import train_in_turn
 from instructgpt.reward_model.settings import RewardConfig
+from instructgpt.reward_model.subruns import train_in_turn
 from instructgpt.reward_model.table import folds_table
 from instructgpt.runtime.checkpoint import open_run
 from instructgpt.runtime.device import pick_device

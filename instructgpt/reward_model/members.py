@@ -20,8 +20,8 @@ from instructgpt.data.records import Ranking, to_row
 from instructgpt.reward_model.comparisons import inputs_of, read_comparisons, read_parts
 from instructgpt.reward_model.figure import write_reliability
 from instructgpt.reward_model.measure import Pairs, accuracy_by
-from instructgpt.reward_model.parts import train_in_turn
 from instructgpt.reward_model.settings import RewardConfig
+from instructgpt.reward_model.subruns import train_in_turn
 from instructgpt.reward_model.summary import held_out_summary
 from instructgpt.reward_model.table import members_table
 from instructgpt.runtime.checkpoint import open_run

@@ -68,6 +68,8 @@ def test_accuracy_by_hand() -> None:
     found = compare_rewards([[0.5, 0.3, 0.9]], [ranking(1, 2, 3)], [ranking(1, 2, 3)] * 4)
     assert found["accuracy"] == 1 / 3 and found["pairs"] == 3
     assert found["baselines"]["shorter"] == 1.0 and found["baselines"]["longer"] == 0.0
+    # ab and bc are neighbours in rank, ac is not
+    assert [(row["name"], row["accuracy"]) for row in found["by_rank_distance"]] == [("1", 0.5), ("2", 0.0)]
     assert scores_of(lambda prompts, texts: [float(len(t)) for t in texts], [ranking(1, 2)]) == [[1.0, 3.0]]
 
 

@@ -1,16 +1,21 @@
 """Accuracy broken down and calibration of scores, counted by hand."""
 
 import math
+from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 import torch
 
 from instructgpt.data.records import Prompt, RankedResponse, Ranking
 from instructgpt.maths.calibration import best_temperature
-from instructgpt.reward_model.measure import Pairs, measure
+from instructgpt.reward_model.figure import FILE, write_reliability
+from instructgpt.reward_model.measure import Pairs, calibration_of, measure
 from instructgpt.reward_model.members import disagreement_of
 from instructgpt.reward_model.table import accuracy_table
+
+SVG = "{http://www.w3.org/2000/svg}"
 
 
 def ranking(prompt: str, replies: list[tuple[str, int]], category: str | None = None) -> Ranking:
@@ -87,6 +92,23 @@ def test_calibration_is_of_the_margins() -> None:
     counts = {round(row["from"], 2): row["pairs"] for row in found["bins"] if row["pairs"]}
     assert counts == {0.5: 1, 0.6: 1, 0.7: 4, 0.85: 2, 0.95: 1}
     assert [row["accuracy"] for row in found["bins"] if row["pairs"] == 4] == [0.5]
+
+
+def test_the_curve_is_drawn_where_it_is(tmp_path: Path) -> None:
+    """Each bin with pairs is a point; across and up are linear, the same for the points and the diagonal."""
+    found = calibration_of(torch.tensor([0.2, -0.2, 3.0, 3.0, 3.0, -3.0]))
+    write_reliability(tmp_path, found)
+    tree = ElementTree.fromstring((tmp_path / FILE).read_text(encoding="utf-8"))
+    points = [(float(dot.get("cx", "")), float(dot.get("cy", ""))) for dot in tree.iter(f"{SVG}circle")]
+    assert len(points) == 2
+    diagonal = next(line for line in tree.iter(f"{SVG}line") if line.get("stroke-dasharray"))
+    x1, y1, x2, y2 = (float(diagonal.get(name, "")) for name in ("x1", "y1", "x2", "y2"))
+    for (x, y), margin, share in zip(points, (0.2, 3.0), (0.5, 0.75), strict=True):
+        confidence = 1 / (1 + math.exp(-margin))
+        assert x == pytest.approx(x1 + (x2 - x1) * (confidence - 0.5) / 0.5, abs=0.1)
+        assert y == pytest.approx(y1 + (y2 - y1) * (share - 0.5) / 0.5, abs=0.1)
+    counts = [text.text for text in tree.iter(f"{SVG}text") if text.get("font-size") == "9"]
+    assert counts == ["2", "4"]
 
 
 def test_without_a_pair_there_is_nothing() -> None:

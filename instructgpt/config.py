@@ -1,7 +1,11 @@
-"""Configuration: a frozen dataclass <- a TOML file <- command-line flags, later ones winning.
+"""Configuration: a frozen dataclass <- a preset <- a TOML file <- command-line flags, later ones winning.
 
 Every verb has one frozen dataclass whose attribute docstrings are its `--help`. Keys and flags that do not
-exist are errors that name the near ones.
+exist are errors that name the near ones, or say why there is none: a configuration class may hold `refused`,
+a class variable of names that other programs know with the reason why it has no such field.
+
+A preset of the package is of one of two kinds: it lists stages, for `instructgpt run`, or it has a table of
+flags for each of some verbs, for `instructgpt VERB --preset NAME`.
 """
 
 from __future__ import annotations
@@ -61,6 +65,49 @@ def preset_path(name: str) -> Path:
     return path
 
 
+def verbs_of(preset: Path) -> list[str]:
+    """The verbs for which a preset has a table of flags; none for one that lists stages."""
+    content = read_toml(preset)
+    return [] if "stage" in content else [key for key, value in content.items() if isinstance(value, dict)]
+
+
+def presets_for(verb: str) -> list[str]:
+    """Names of the presets that `instructgpt VERB --preset` takes."""
+    kinds = {path.stem: verbs_of(path) for path in sorted(preset_folder().glob("*.toml"))}
+    return [name for name, verbs in kinds.items() if verb in (verbs or ["run"])]
+
+
+def preset_for(name: str, verb: str) -> Path:
+    """The file of a preset that `verb` can use: its table of flags, or stages for `run`.
+
+    Raises:
+        ConfigError: there is none of that name, or it has nothing for this verb.
+    """
+    path = preset_path(name)
+    verbs = verbs_of(path)
+    where = f"instructgpt {verb} --preset {name}"
+    if verb == "run" and verbs:
+        raise ConfigError(
+            f"the preset {name} holds flags of single verbs ({', '.join(verbs)}) and lists no stages",
+            where,
+            f"use it with one of them, as in: instructgpt {verbs[-1]} --preset {name}",
+        )
+    if verb != "run" and not verbs:
+        raise ConfigError(
+            f"the preset {name} lists stages and holds no flags of `{verb}`",
+            where,
+            f"run it whole: instructgpt run {name}; a file with flags of one verb goes to --config",
+        )
+    if verb != "run" and verb not in verbs:
+        others = presets_for(verb)
+        raise ConfigError(
+            f"the preset {name} holds flags of {', '.join(verbs)}, and none of `{verb}`",
+            where,
+            f"choose one of {', '.join(others)}" if others else f"leave it out: no preset is for `{verb}`",
+        )
+    return path
+
+
 def near(name: str, known: Sequence[str]) -> str:
     """A cure that names what the user may have meant."""
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
@@ -80,9 +127,18 @@ def from_table(config_type: type[Config], table: dict[str, Any], where: str) -> 
     values: dict[str, Any] = {}
     for key, value in table.items():
         if key not in known:
-            raise ConfigError(f"unknown key {key!r}", where, near(key, known))
+            raise _unknown(config_type, f"unknown key {key!r}", key, where, known)
         values[key] = _coerce(value, hints[key], f"{where}: {key}")
     return config_type(**values)
+
+
+def _unknown(config_type: type[Any], what: str, name: str, where: str, known: Sequence[str]) -> ConfigError:
+    """The error for a key or flag that the configuration does not have: why it has not, or the near ones."""
+    refused: dict[str, str] = getattr(config_type, "refused", {})
+    reason = refused.get(name.lstrip("-").replace("-", "_"))
+    if reason is None:
+        return ConfigError(what, where, near(name, known))
+    return ConfigError(f"{what}, and there is none on purpose: {reason}", where, "leave it out")
 
 
 def _coerce(value: Any, kind: Any, where: str) -> Any:
@@ -90,6 +146,8 @@ def _coerce(value: Any, kind: Any, where: str) -> Any:
     if origin is tuple:
         items = value if isinstance(value, list) else [value]
         return tuple(_coerce(item, typing.get_args(kind)[0], where) for item in items)
+    if dataclasses.is_dataclass(kind) and isinstance(kind, type) and isinstance(value, dict):
+        return from_table(kind, value, where)  # a table inside the table
     if origin is typing.Literal:
         known = typing.get_args(kind)
         if value not in known:
@@ -109,8 +167,8 @@ def _coerce(value: Any, kind: Any, where: str) -> Any:
 def parse(config_type: type[Config], argv: Sequence[str], verb: str) -> Config:
     """The configuration of `verb` from its command-line arguments, `--config` included.
 
-    A TOML file may hold the keys at its top or in a table named after the verb. Presets list stages, so that
-    `--preset` is for the verb `run` alone: another way to name its file.
+    A TOML file may hold the keys at its top or in a table named after the verb. A preset is one of the
+    package's files: its table of the verb's flags, or, for the verb `run`, another way to name its file.
 
     Raises:
         ConfigError: see the module; `SystemExit(0)` after `--help`.
@@ -119,12 +177,10 @@ def parse(config_type: type[Config], argv: Sequence[str], verb: str) -> Config:
 
     rest, files = _take_files(argv, verb)
     table: dict[str, Any] = {}
-    where = "defaults"
     for path in files:
         content = read_toml(path)
         table |= content.get(verb, content) if isinstance(content.get(verb, content), dict) else {}
-        where = str(path)
-    default = from_table(config_type, table, where)
+    default = from_table(config_type, table, ", ".join(map(str, files)) or "defaults")
     captured = io.StringIO()
     try:
         with contextlib.redirect_stderr(captured):
@@ -145,15 +201,17 @@ def parse(config_type: type[Config], argv: Sequence[str], verb: str) -> Config:
         cure = f"see instructgpt {verb} --help"
         raise ConfigError(_complaint(captured.getvalue()), f"instructgpt {verb}", cure) from stop
     if unknown:
-        flags = ["--" + field.name.replace("_", "-") for field in dataclasses.fields(config_type)]  # type: ignore[arg-type]
-        name = unknown[0].split("=")[0].replace("_", "-")
-        if not name.startswith("-"):
-            raise ConfigError(
-                f"{unknown[0]!r} is too much", f"instructgpt {verb}", "name flags: --flag value"
-            )
-        cure = near(name, [*flags, "--config", "--json", *(["--preset"] if verb == "run" else [])])
-        raise ConfigError(f"unknown flag {unknown[0]}", f"instructgpt {verb}", cure)
+        raise _unknown_flag(config_type, unknown[0], verb)
     return config
+
+
+def _unknown_flag(config_type: type[Any], argument: str, verb: str) -> ConfigError:
+    where, name = f"instructgpt {verb}", argument.split("=")[0].replace("_", "-")
+    if not name.startswith("-"):
+        return ConfigError(f"{argument!r} is too much", where, "name flags: --flag value")
+    flags = ["--" + field.name.replace("_", "-") for field in dataclasses.fields(config_type)]
+    known = [*flags, "--config", "--json", "--preset"]
+    return _unknown(config_type, f"unknown flag {argument}", name, where, known)
 
 
 def _complaint(box: str) -> str:
@@ -170,14 +228,21 @@ def _complaint(box: str) -> str:
 
 def _description(config_type: type[Any], verb: str) -> str:
     """What `--help` says above the flags."""
-    preset = " --preset NAME: run a preset of the package, like its bare name." if verb == "run" else ""
+    names = ", ".join(presets_for(verb))
+    preset = f" --preset NAME: begin with the flags of a preset of the package ({names})." if names else ""
+    if verb == "run":
+        preset = f" --preset NAME: run a preset of the package, like its bare name ({names})."
     return f"{config_type.__doc__}\n\n--config FILE.toml: read flags from a file.{preset}"
 
 
 def _take_files(argv: Sequence[str], verb: str) -> tuple[list[str], list[Path]]:
-    """Arguments without `--config`, and its files; `--preset` becomes the file that `run` takes."""
+    """Arguments without `--preset` and `--config`, and their files, presets first: files win over presets.
+
+    For `run` the preset becomes the file that it takes as an argument.
+    """
     rest: list[str] = []
     files: list[Path] = []
+    presets: list[Path] = []
     arguments = iter(argv)
     for argument in arguments:
         flag, equals, value = argument.partition("=")
@@ -191,12 +256,9 @@ def _take_files(argv: Sequence[str], verb: str) -> tuple[list[str], list[Path]]:
         if flag == "--config":
             files.append(Path(value))
             continue
-        preset = preset_path(value)
-        if verb != "run":
-            raise ConfigError(
-                f"the preset {value} lists stages and holds no flags of `{verb}`",
-                f"instructgpt {verb} --preset {value}",
-                f"run it whole: instructgpt run {value}; a file with flags of one verb goes to --config",
-            )
-        rest.append(str(preset))
-    return rest, files
+        path = preset_for(value, verb)
+        if verb == "run":
+            rest.append(str(path))
+        else:
+            presets.append(path)
+    return rest, [*presets, *files]

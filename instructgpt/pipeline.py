@@ -30,7 +30,7 @@ from typing import Any
 
 from tyro.conf import Positional
 
-from instructgpt.config import from_table, near, preset_path, read_toml
+from instructgpt.config import from_table, near, preset_for, preset_path, read_toml
 from instructgpt.errors import ConfigError
 from instructgpt.runtime.signals import deferred_interrupts
 
@@ -133,7 +133,7 @@ def run(config: RunConfig) -> dict[str, Any]:
         raise ConfigError("no file was named", "instructgpt run FILE.toml", "give one that lists stages")
     path = Path(config.file)
     if not path.exists() and not path.suffix:
-        path = preset_path(config.file)
+        path = preset_for(config.file, "run")
     plan = _read_plan(path, config.out, config.seed, config.set, config.data)
     return _execute(plan, config.until, "run")
 

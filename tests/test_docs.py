@@ -44,7 +44,7 @@ def blocks(page: Path, kind: str = "") -> Iterator[tuple[str, str]]:
 def flags_of(verb: str) -> set[str]:
     module = import_module(f"instructgpt.{VERBS[verb].module}")
     fields = dataclasses.fields(getattr(module, VERBS[verb].config_class))
-    return {"--" + field.name.replace("_", "-") for field in fields} | {"--config", "--json"}
+    return {"--" + field.name.replace("_", "-") for field in fields} | {"--config", "--json", "--preset"}
 
 
 def commands(page: Path) -> list[list[str]]:

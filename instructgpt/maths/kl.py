@@ -48,8 +48,8 @@ def adapt_coefficient(
     """KL price for the next iteration: coefficient * (1 + error * episodes / horizon).
 
     `error` = kl / target - 1, bounded to +-0.2; `kl` and `target` in nats per reply. A proportional
-    controller of the logarithm of the price ([L], rewards.py; arXiv:1909.08593, section 2.2). A `kl` that is
-    not a number changes nothing.
+    controller of the logarithm of the price ([L], train_policy.py; arXiv:1909.08593, section 2.2). A `kl`
+    that is not a number changes nothing.
     """
     if not math.isfinite(kl):
         return coefficient

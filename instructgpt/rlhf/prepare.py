@@ -24,7 +24,7 @@ from instructgpt.runtime.checkpoint import Run, final_checkpoint
 from instructgpt.runtime.device import pick_device
 from instructgpt.runtime.optim import Ema, adamw, optimizer_tensors, restore_optimizer
 from instructgpt.runtime.seeds import derive_seed
-from instructgpt.scoring.reward import Reward, RewardModel, load_reward
+from instructgpt.scoring.reward import Ensemble, Reward, RewardModel, load_reward, reward_folders
 from instructgpt.text.chat import render_prompt
 from instructgpt.text.tokenizer import Tokenizer
 
@@ -58,6 +58,12 @@ class Parts:
     first: dict[str, float]
     """Metrics of the first and of the latest round, for the summary; empty at a fresh start."""
     last: dict[str, float]
+    judge: Reward | None = None
+    """Scores held-out replies and is never trained on."""
+    alarms: dict[str, Any] | None = None
+    """State of the alarms at the latest checkpoint."""
+    stopped: str = ""
+    """Why the run had ended when the latest checkpoint was written, if it had."""
 
 
 def prompt_indices(prompts: int, batch: int, iteration: int, seed: int) -> list[int]:
@@ -99,14 +105,20 @@ def resolve(config: PPOConfig) -> dict[str, str | Path]:
         )
     if config.eval_every > 0 and not config.eval_prompts:
         raise ConfigError("--eval-every needs prompts", "--eval-prompts", "name held-out prompts")
-    reward = final_checkpoint(config.reward) if Path(config.reward).is_dir() else config.reward
     return {
         "model": final_checkpoint(config.model),
-        "reward": reward,
+        "reward": _scorer(config.reward),
+        "judge": _scorer(config.judge),
         "prompts": _files(config.prompts, JSONL_ENDINGS),
         "pretrain": _files(config.pretrain, (*JSONL_ENDINGS, *TEXT_ENDINGS)),
         "eval_prompts": _files(config.eval_prompts, JSONL_ENDINGS),
     }
+
+
+def _scorer(spec: str) -> str:
+    """The checkpoints that a reward means, with commas between; a function's name as it is."""
+    is_folder = "," in spec or Path(spec).is_dir()
+    return ",".join(map(str, reward_folders(spec))) if spec and is_folder else spec
 
 
 def _files(path: str, endings: tuple[str, ...]) -> str:
@@ -128,7 +140,7 @@ def prepare(config: PPOConfig, inputs: dict[str, str | Path], run: Run) -> Parts
     reference = load_language_model(folder).to(device).requires_grad_(False)
     prompts = load_prompts(config.prompts, tokenizer, reference.config.context, config)
     reward = load_reward(str(inputs["reward"]), device)
-    if isinstance(reward, RewardModel) and reward.tokenizer.fingerprint != tokenizer.fingerprint:
+    if isinstance(reward, RewardModel | Ensemble) and reward.tokenizer.fingerprint != tokenizer.fingerprint:
         raise CheckpointError(
             "the reward model reads other tokens than the policy writes",
             str(inputs["reward"]),
@@ -141,13 +153,14 @@ def prepare(config: PPOConfig, inputs: dict[str, str | Path], run: Run) -> Parts
     else:
         policy = load_language_model(folder)
         if value_init == "reward":
-            value = load_scalar_model(inputs["reward"])
+            value = load_scalar_model(str(inputs["reward"]).split(",")[0])
         else:
             value = scalar_from_language(policy, derive_seed(config.seed, "value"), zero_head=True)
     learner = _learner(policy.to(device), value.to(device), config)
     state, tensors = run.load_state()
     if run.latest is not None:
         _restore(learner, tensors, run.latest)
+        learner.skipped_in_a_row = int(state.get("skipped_in_a_row", 0))
     evaluation = None
     if config.eval_every > 0:
         evaluation = load_prompts(config.eval_prompts, tokenizer, reference.config.context, config)
@@ -169,6 +182,9 @@ def prepare(config: PPOConfig, inputs: dict[str, str | Path], run: Run) -> Parts
         kl_coefficient=float(state.get("kl_coefficient", config.beta)),
         first=dict(state.get("first", {})),
         last=dict(state.get("last", {})),
+        judge=load_reward(str(inputs["judge"]), device) if config.judge else None,
+        alarms=state.get("alarms"),
+        stopped=str(state.get("stopped", "")),
     )
 
 
@@ -193,6 +209,7 @@ def save(run: Run, finished: int, parts: Parts, config: PPOConfig, state: dict[s
 
     tensors = optimizer_tensors(learner.policy_optimizer, learner.policy, "policy.")
     tensors |= optimizer_tensors(learner.value_optimizer, learner.value, "value.")
+    state = {"skipped_in_a_row": learner.skipped_in_a_row, **state}
     run.save(finished, write, tensors, state, keep=config.keep or None)
 
 
@@ -236,7 +253,7 @@ def load_prompts(path: str, tokenizer: Tokenizer, context: int, config: PPOConfi
 
 
 def _value_init(config: PPOConfig, reward: Reward) -> str:
-    is_model = isinstance(reward, RewardModel)
+    is_model = isinstance(reward, RewardModel | Ensemble)
     if config.value_init == "reward" and not is_model:
         raise ConfigError(
             "a reward function has no weights to start the value network from",

@@ -11,12 +11,13 @@ from torch import Tensor
 from instructgpt.data.collate import pack_ids
 from instructgpt.data.packing import plan_batches
 from instructgpt.data.records import Prompt
+from instructgpt.errors import CheckError
 from instructgpt.generation.engine import Completion, Request, generate
 from instructgpt.generation.reply import reply_key
 from instructgpt.maths.logprobs import token_logprobs
 from instructgpt.model.heads import LanguageModel, ScalarModel
 from instructgpt.rlhf.settings import PPOConfig
-from instructgpt.scoring.reward import Reward, RewardModel
+from instructgpt.scoring.reward import Ensemble, Reward, RewardModel
 from instructgpt.text.tokenizer import Tokenizer
 
 
@@ -87,6 +88,8 @@ class Rollout:
     """(B, R) reward units: V of the state *before* each token of the reply."""
     scores: Tensor
     """(B,) reward units: the reward model's number for the whole reply."""
+    member_scores: Tensor | None = None
+    """(members, B) reward units: of an ensemble, whose mean `scores` are; None for another reward."""
 
     @property
     def mask(self) -> Tensor:
@@ -216,11 +219,39 @@ def episode_values(
 
 
 def episode_scores(reward: Reward, episodes: Episodes, tokenizer: Tokenizer) -> Tensor:
-    """(B,) reward units. A reward model reads the ids, at the last real token; a function reads texts."""
-    if isinstance(reward, RewardModel):
-        return reward.score_ids(episodes.sequences()).float().cpu().clone()
-    prompts = [prompt.messages for prompt in episodes.prompts]
-    return torch.tensor(reward.score(prompts, episodes.texts(tokenizer)), dtype=torch.float32)
+    """(B,) reward units. A reward model with the policy's tokenizer reads the ids, at the last real token;
+    other rewards read texts.
+
+    Raises:
+        CheckError: a score is not a finite number; it would spoil the advantages of the whole round.
+    """
+    if isinstance(reward, RewardModel | Ensemble) and reward.tokenizer.fingerprint == tokenizer.fingerprint:
+        scores = reward.score_ids(episodes.sequences()).float().cpu().clone()
+    else:
+        prompts = [prompt.messages for prompt in episodes.prompts]
+        scores = torch.tensor(reward.score(prompts, episodes.texts(tokenizer)), dtype=torch.float32)
+    return _finite(scores, reward, episodes)
+
+
+def member_scores(reward: Ensemble, episodes: Episodes) -> Tensor:
+    """(members, B) reward units: what each member of an ensemble says; their mean is the score.
+
+    Raises:
+        CheckError: as `episode_scores`.
+    """
+    scores = reward.score_ids_each(episodes.sequences()).float().cpu().clone()
+    _finite(scores.mean(0), reward, episodes)
+    return scores
+
+
+def _finite(scores: Tensor, reward: Reward, episodes: Episodes) -> Tensor:
+    for row in (~scores.isfinite()).nonzero()[:1].flatten().tolist():
+        raise CheckError(
+            f"the reward {reward.name} gave {scores[row].item()} to a reply",
+            f"prompt {episodes.prompts[row].id}",
+            "look at the reward model: its weights may hold numbers that are not finite",
+        )
+    return scores
 
 
 def score_rollout(
@@ -239,12 +270,15 @@ def score_rollout(
         old = episodes.rollout_logprobs
     else:
         old = episode_logprobs(policy, episodes, micros, config.temperature, config.dtype)
+    members = member_scores(reward, episodes) if isinstance(reward, Ensemble) else None
+    scores = episode_scores(reward, episodes, tokenizer) if members is None else members.mean(0)
     return Rollout(
         episodes=episodes,
         old_logprobs=old,
         reference_logprobs=episode_logprobs(reference, episodes, micros, config.temperature, config.dtype),
         values=episode_values(value, episodes, micros, config.dtype),
-        scores=episode_scores(reward, episodes, tokenizer),
+        scores=scores,
+        member_scores=members,
     )
 
 

@@ -6,15 +6,17 @@ optimum is known exactly.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
+from instructgpt.maths.length_control import correlation, value_at
 from instructgpt.rlhf.advantage import estimate
 from instructgpt.rlhf.checks import check_start, check_value_start
 from instructgpt.rlhf.prepare import Parts, PromptSet, prompt_indices
 from instructgpt.rlhf.reward import Rewards, shape_rewards
-from instructgpt.rlhf.rollout import Episodes, Rollout, sample_episodes, score_rollout
+from instructgpt.rlhf.rollout import Episodes, Rollout, episode_scores, sample_episodes, score_rollout
 from instructgpt.rlhf.settings import PPOConfig
 from instructgpt.rlhf.update import Stats, update
 from instructgpt.runtime.optim import linear_warmup, set_lr
@@ -81,43 +83,84 @@ def check(parts: Parts, judged: Judged, config: PPOConfig, fresh: bool) -> None:
     """
     check_start(parts.learner, judged.rollout, judged.advantages, config)
     if fresh and parts.value_init == "reward":
-        check_value_start(parts.learner.value, judged.rollout, config)
+        rollout = judged.rollout
+        if rollout.member_scores is not None:  # V is a copy of the first member, not of their mean
+            rollout = replace(rollout, scores=rollout.member_scores[0])
+        check_value_start(parts.learner.value, rollout, config)
 
 
 def learn(parts: Parts, judged: Judged, config: PPOConfig, iteration: int) -> Stats:
     """Set the round's learning rates and update policy and value network; returns the metrics with `lr`."""
     learner = parts.learner
-    factor = linear_warmup(iteration, config.warmup)
-    set_lr(learner.policy_optimizer, factor * config.lr)
-    set_lr(learner.value_optimizer, factor * config.value_lr)
+    policy_rate, value_rate = learning_rates(config, iteration)
+    set_lr(learner.policy_optimizer, policy_rate)
+    set_lr(learner.value_optimizer, value_rate)
     stats = update(
         learner, judged.rollout, judged.advantages, judged.returns, parts.pretraining, config, iteration
     )
-    return stats | {"lr": factor * config.lr}
+    return stats | {"lr": policy_rate}
 
 
-def describe(judged: Judged, beta: float) -> dict[str, float]:
-    """`reward`, `score_used`, `kl_reward`, `objective`: reward units a reply; `kl`, `rollout_drift`: nats."""
+def learning_rates(config: PPOConfig, iteration: int) -> tuple[float, float]:
+    """(policy's, value network's) learning rate of a round, counted from 0.
+
+    Linear warm-up from a tenth over `warmup` rounds ([P] C.4), which for the policy begin when it begins to
+    learn; with `lr_schedule` linear both also fall by the share of the rounds that are done: the first round
+    has all of it, the last one 1 / iterations ([L], [N]).
+    """
+    left = 1.0 if config.lr_schedule == "constant" else 1.0 - iteration / config.iterations
+    resting = iteration < config.value_warmup
+    policy = 0.0 if resting else linear_warmup(iteration - config.value_warmup, config.warmup) * config.lr
+    return left * policy, left * (linear_warmup(iteration, config.warmup) * config.value_lr)
+
+
+def describe(judged: Judged, beta: float, start_length: float | None = None) -> dict[str, float]:
+    """A round's rewards and replies: means over its B replies; units as in docs/ppo.md.
+
+    `start_length` is the mean length of the first round's replies, which the SFT model wrote; None = this is
+    that round. `reward_at_start_length` is the score that a reply of this length would have, by least squares
+    of score on length within the round: a rise of `reward` that it does not share comes from length alone.
+    """
     rollout, rewards = judged.rollout, judged.rewards
     episodes = rollout.episodes
     kl = rewards.kl.mean().item()
     drift = (episodes.rollout_logprobs - rollout.old_logprobs).abs()[episodes.response_mask]
     score_used = rewards.scores.mean().item()
-    return {
+    lengths = episodes.response_length.float()
+    mean_length = lengths.mean().item()
+    described = {
         "reward": rollout.scores.mean().item(),
         "kl": kl,
-        "length": episodes.response_length.float().mean().item(),
+        "length": mean_length,
         "eos_rate": episodes.stopped.float().mean().item(),
         "score_used": score_used,
         "kl_reward": -beta * kl,
         "objective": score_used - beta * kl,
         "rollout_drift": drift.mean().item(),
+        "kl_k3": rewards.kl_k3.mean().item(),
+        "kl_std": rewards.kl.std(unbiased=False).item(),
+        "score_std": rewards.scores.std(unbiased=False).item(),
+        "reward_length_correlation": correlation(lengths, rollout.scores).item(),
+        "reward_at_start_length": value_at(
+            lengths, rollout.scores, mean_length if start_length is None else start_length
+        ).item(),
     }
+    if rollout.member_scores is not None:
+        described["reward_disagreement"] = rollout.member_scores.std(0, unbiased=False).mean().item()
+    return described
 
 
 def evaluate(parts: Parts, config: PPOConfig) -> dict[str, float]:
-    """Score, KL, length and share of finished replies on held-out prompts; same random keys each time."""
+    """Score, KL, length and share of finished replies on held-out prompts; same random keys each time.
+
+    With a judge also its mean score and the standard error of that mean, in the judge's units.
+    """
     assert parts.eval_prompts is not None
     judged = judge(parts, sample(parts, parts.eval_prompts, config, EVALUATION), config, config.beta)
     described = describe(judged, config.beta)
-    return {f"eval_{name}": described[name] for name in ("reward", "kl", "length", "eos_rate")}
+    found = {f"eval_{name}": described[name] for name in ("reward", "kl", "length", "eos_rate")}
+    if parts.judge is not None:
+        scores = episode_scores(parts.judge, judged.rollout.episodes, parts.tokenizer)
+        error = scores.std(unbiased=False).item() / math.sqrt(len(scores))
+        found |= {"eval_judge": scores.mean().item(), "eval_judge_se": error}
+    return found

@@ -8,27 +8,48 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
-from typing import Literal
+from typing import ClassVar, Literal
 
 from instructgpt.errors import ConfigError
+
+_PURE = (
+    "RL must sample from the policy itself: a truncated or forced sampler draws from another distribution "
+    "than the one whose log-probs are trained, and the KL turns negative"
+)
+_NO_DROPOUT = "with dropout the policy's ratio is not 1 before the first update, so RL trains without it"
+_REFUSED = dict.fromkeys(
+    (
+        "top_k", "top_p", "min_p", "typical_p", "min_new", "min_length", "min_new_tokens", "suppress_eos",
+        "suppress_tokens", "repetition_penalty", "no_repeat_ngram_size", "bad_words", "logit_bias",
+        "num_beams",
+    ),
+    _PURE,
+) | dict.fromkeys(("dropout", "residual_dropout", "attention_dropout"), _NO_DROPOUT)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class PPOConfig:
     """PPO-ptx with the values of InstructGPT, and those of [L] and [N] where the paper is silent."""
 
+    refused: ClassVar[dict[str, str]] = _REFUSED
+    """Settings that other programs have and this one must not (field faults 10 and 12), with the reason."""
+
     out: str = ""
     """Run folder to write, or to resume."""
     model: str = ""
     """SFT checkpoint: the policy starts from it and the KL is measured against it, frozen."""
     reward: str = ""
-    """What scores replies: a reward-model checkpoint, or module:function of yours."""
+    """What scores replies: a reward-model checkpoint, several with commas between (their mean counts), or
+    module:function."""
     prompts: str = ""
     """Prompts to practise on: JSONL file, glob, or several separated by commas."""
     pretrain: str = ""
     """Pretraining text for the ptx term: a folder of token shards, or texts as JSONL or .txt."""
     eval_prompts: str = ""
     """Held-out prompts for --eval-every; not trained on."""
+    judge: str = ""
+    """A second opinion on the replies to --eval-prompts, never trained on: given like --reward, logged as
+    eval_judge; an alarm rings when it falls while the reward rises."""
 
     iterations: int = 500
     """Rollout-and-update rounds. [P]: 256k episodes / 512."""
@@ -52,17 +73,21 @@ class PPOConfig:
     kl_horizon: float = 10_000.0
     """Episodes over which the adaptive beta moves by its relative error. [L]"""
     max_kl: float = 0.0
-    """Stop before the update of a round whose mean KL (nats per reply) is above this; 0 = never. Ours."""
+    """Stop before the update of a round whose mean KL (nats per reply) is above this; 0 = never. The policy
+    that was measured is kept, the first above the limit; --save-every 1 --keep 2 keeps the one before it,
+    the last below, beside it. Ours."""
     missing_eos_penalty: float | None = None
     """Score that replaces the reward of a reply that did not end itself. [L], [N]: -1; None = no rule [P]."""
     whiten_rewards: bool = False
-    """Scale per-token rewards to variance 1 before GAE, keeping their mean. [L]; [N]: shortens replies."""
+    """Scale per-token rewards, KL part and score alike, to variance 1 over the round before GAE, keeping
+    their mean: values and returns change unit with them. [L]; [N]: shortens replies."""
     gamma: float = 1.0
     """Discount. [P]: none."""
     lam: float = 0.95
     """GAE lambda. [L], [N]; not in [P]."""
     whiten_advantages: bool = True
-    """Advantages of the whole round to mean 0, variance 1. [L], [N]; not in [P]."""
+    """Shift and scale the advantages of the whole round to mean 0 and variance 1; returns, and so what the
+    value network learns, stay as they are. [L], [N]; not in [P]."""
 
     clip: float = 0.2
     """Policy ratio is clipped to 1 +- this. [P]"""
@@ -83,17 +108,23 @@ class PPOConfig:
     value_lr: float = 9e-6
     """Learning rate of the value network. [P]: 9e-6 (1.3B and 6B)."""
     warmup: int = 10
-    """Rounds of linear warm-up from a tenth of the peak; constant afterwards. [P]: 10."""
+    """Rounds of linear warm-up from a tenth of the peak. [P]: 10; [L], [N]: none."""
+    lr_schedule: Literal["constant", "linear"] = "constant"
+    """After the warm-up the rates stay constant ([P]); linear = times 1 - round / rounds, to 0 ([L], [N])."""
+    value_warmup: int = 0
+    """Rounds at the start in which only the value network learns; the policy's warm-up follows. Ours."""
     beta1: float = 0.9
     """Adam. [P]"""
     beta2: float = 0.95
     """Adam. [P]"""
     eps: float = 1e-5
-    """Adam. [N]; not in [P]."""
+    """Adam. [L], [N]; not in [P]."""
     weight_decay: float = 0.0
-    """AdamW. [N]: 0; not in [P]."""
+    """AdamW, on matrices. [L]: none; [N] leaves PyTorch's 0.01; not in [P]."""
     grad_clip: float = 1.0
     """Largest gradient norm, policy and value apart; 0 = none. Ours; not in [P]."""
+    max_skipped: int = 3
+    """Optimizer steps in a row, each skipped because a gradient was not finite, that end the run. Ours."""
     ema: float = 0.992
     """Decay per optimizer step of the policy's moving average (saved as ema/); 0 = keep none. [P]: 0.992; the
     paper does not say per which step."""
@@ -110,6 +141,8 @@ class PPOConfig:
     """Rounds between checkpoints; 0 = only at the end."""
     keep: int = 1
     """Latest checkpoints to keep; 0 = keep them all."""
+    on_alarm: Literal["warn", "stop"] = "warn"
+    """What an alarm of the live checks does: warn says so and goes on, stop saves and ends the run."""
     eval_every: int = 0
     """Rounds between measurements on --eval-prompts; 0 = never."""
     max_tokens: int = 4096
@@ -126,7 +159,8 @@ class PPOConfig:
             value = getattr(self, field.name)
             if isinstance(value, float) and math.isnan(value):  # it would pass the comparisons below
                 raise _invalid(field.name, value, "a number")
-        for name in ("iterations", "batch", "minibatches", "epochs", "max_new", "max_tokens", "max_active"):
+        counts = ("iterations", "batch", "minibatches", "epochs", "max_new", "max_tokens", "max_active")
+        for name in (*counts, "max_skipped"):
             if getattr(self, name) < 1:
                 raise _invalid(name, getattr(self, name), "a whole number of at least 1")
         positive = ("lr", "value_lr", "kl_horizon", "temperature")
@@ -148,6 +182,7 @@ class PPOConfig:
             "save_every",
             "keep",
             "eval_every",
+            "value_warmup",
         ):
             if getattr(self, name) < 0:
                 raise _invalid(name, getattr(self, name), "a number of at least 0")
@@ -160,6 +195,8 @@ class PPOConfig:
         for name in ("clip", "value_clip"):
             if getattr(self, name) <= 0:
                 raise _invalid(name, getattr(self, name), "a number above 0")
+        if self.judge and not self.eval_every:
+            raise ConfigError("a judge is asked at --eval-every only", "--judge", "give --eval-every 10")
         if self.ptx_coef > 0 and (self.ptx_ratio <= 0 or self.ptx_length < 2):
             raise _invalid("ptx_ratio", self.ptx_ratio, "above 0, with a ptx_length of at least 2")
         if self.batch % self.minibatches:

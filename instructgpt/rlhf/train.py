@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from instructgpt.maths.kl import adapt_coefficient
+from instructgpt.rlhf.alarms import Alarm, Alarms
 from instructgpt.rlhf.prepare import Parts, prepare, resolve, save
 from instructgpt.rlhf.reward import Rewards
 from instructgpt.rlhf.rollout import Rollout
@@ -24,9 +27,9 @@ def train(config: PPOConfig) -> dict[str, Any]:
     """Train a policy by PPO-ptx (arXiv:2203.02155, section 3.5) and return its summary.
 
     Writes the run folder `config.out`: `checkpoints/step-N/` is the policy, with its moving average in `ema/`
-    and the value network in `value/`; `metrics.jsonl` has a row a round, `samples.jsonl` some replies. Called
-    again with the same configuration it goes on where it stopped, bit by bit on a CPU, or returns the summary
-    of a finished run.
+    and the value network in `value/`; `metrics.jsonl` has a row a round, `samples.jsonl` some replies,
+    `alarms.jsonl` what the live checks said. Called again with the same configuration it goes on where it
+    stopped, bit by bit on a CPU, or returns the summary of a finished run.
 
     Raises:
         InstructGPTError: input that can't be used (its subclasses say which), or CheckError: a self-check
@@ -39,8 +42,15 @@ def train(config: PPOConfig) -> dict[str, Any]:
             return run.finished
         parts = prepare(config, inputs, run)
         beta, first, last = parts.kl_coefficient, parts.first, parts.last
-        finished, stopped = run.start, ""
-        for iteration in run.steps(run.start, config.iterations, config.save_every):
+        alarms = Alarms(config, parts.alarms)
+        finished, stopped = run.start, parts.stopped
+
+        def write_checkpoint() -> None:
+            state = {"kl_coefficient": beta, "first": first, "last": last, "stopped": stopped}
+            save(run, finished, parts, config, state | {"alarms": alarms.state()})
+
+        MetricsLog(run.folder / "alarms.jsonl", run.start).close()  # drops alarms of rounds to be done again
+        for iteration in run.steps(run.start, run.start if stopped else config.iterations, config.save_every):
             clock = _Clock()
             episodes = sample(parts, parts.prompts, config, iteration)
             clock.lap("rollout")
@@ -56,19 +66,26 @@ def train(config: PPOConfig) -> dict[str, Any]:
             losses = learn(parts, judged, config, iteration)
             clock.lap("update")
             finished = iteration + 1
-            last = describe(judged, beta) | losses | {"beta": beta} | clock.read(rollout)
+            last = describe(judged, beta, first.get("length"))
+            last |= losses | {"beta": beta} | clock.read(rollout)
             if config.eval_every > 0 and finished % config.eval_every == 0:
                 last |= evaluate(parts, config)
             first = first or last
             run.log(finished, **last)
+            rung = alarms.look(finished, last)
+            _announce(run, rung)
+            if rung and config.on_alarm == "stop":
+                stopped = "alarm: " + ", ".join(alarm.name for alarm in rung)
             if config.kl_target > 0:
                 beta = adapt_coefficient(beta, kl, config.kl_target, config.batch, config.kl_horizon)
             if run.should_save(finished):
                 _write_samples(run, finished, parts, rollout, rewards)
-                save(run, finished, parts, config, {"kl_coefficient": beta, "first": first, "last": last})
+                write_checkpoint()
+            if stopped:
+                break
         if stopped and run.latest != run.checkpoint(finished):
-            save(run, finished, parts, config, {"kl_coefficient": beta, "first": first, "last": last})
-        return run.finish(_summary(run, finished, stopped, parts, first, last))
+            write_checkpoint()
+        return run.finish(_summary(run, finished, stopped, parts, first, last) | {"alarms": alarms.counts})
 
 
 class _Clock:
@@ -93,6 +110,15 @@ class _Clock:
             "rollout_tokens_per_second": replied / self.seconds["rollout"],
             **{f"seconds_{phase}": seconds for phase, seconds in self.seconds.items()},
         }
+
+
+def _announce(run: Run, alarms: Sequence[Alarm]) -> None:
+    """Say on stderr which alarms a round set off, and append them to alarms.jsonl."""
+    for alarm in alarms:
+        log = MetricsLog(run.folder / "alarms.jsonl", alarm.step)
+        log.write(alarm.row())
+        log.close()
+        print(f"instructgpt ppo: {alarm}", file=sys.stderr)
 
 
 def _write_samples(run: Run, finished: int, parts: Parts, rollout: Rollout, rewards: Rewards) -> None:

@@ -38,6 +38,8 @@ class Learner:
     policy_optimizer: torch.optim.Optimizer
     value_optimizer: torch.optim.Optimizer
     ema: Ema | None
+    skipped_in_a_row: int = 0
+    """Optimizer steps up to now, without one taken in between, whose gradient was not finite."""
 
 
 def update(
@@ -53,34 +55,68 @@ def update(
     name.
 
     `advantages` and `returns` are (B, R); `pretraining` gives the token ids of the pretraining examples for
-    an optimizer step counted from the start of the run, None = no ptx term. Metrics are means over the steps,
-    but `ratio_max` is the largest. Units: losses as in `maths.ppo`, `ptx_loss` and `entropy` in nats per
-    token.
+    an optimizer step counted from the start of the run, None = no ptx term. Metrics are means over the steps
+    taken, but `ratio_max` is the largest and `skipped_steps` the number of steps that policy or value network
+    skipped, their loss or gradient not being finite (field fault 21): weights, optimizer and average then
+    stay as they were. In the first `value_warmup` rounds the policy rests and has no metrics. Units: losses
+    as in `maths.ppo`, `ptx_loss` and `entropy` in nats per token.
 
     Raises:
-        CheckError: a gradient is not finite; the step is not taken, the last checkpoint stays good.
+        CheckError: the last `max_skipped` steps in a row were skipped; the last checkpoint stays good.
     """
     device = next(learner.policy.parameters()).device
-    history: list[Stats] = []
+    history: dict[str, list[Stats]] = {"policy": [], "value network": []}
+    skipped = 0
     for epoch in range(config.epochs):
         generator = torch.Generator().manual_seed(derive_seed(config.seed, "minibatches", iteration, epoch))
         order = torch.randperm(len(rollout.episodes.prompts), generator=generator)
         for number, rows in enumerate(order.chunk(config.minibatches)):
             step = (iteration * config.epochs + epoch) * config.minibatches + number
             minibatch = micro_batches(rollout.episodes, rows.tolist(), config.max_tokens, device)
-            stats = ppo_gradients(learner.policy, minibatch, rollout, advantages, config)
-            if pretraining is not None:
-                stats["ptx_loss"] = ptx_gradients(learner.policy, pretraining(step), config)
-            stats["policy_grad_norm"] = _step(learner.policy_optimizer, "policy", config.grad_clip)
-            stats |= value_gradients(learner.value, minibatch, rollout, returns, config)
-            stats["value_grad_norm"] = _step(learner.value_optimizer, "value network", config.grad_clip)
-            if learner.ema is not None:
-                learner.ema.update(learner.policy)
-            history.append(stats)
-    metrics = {name: sum(stats[name] for stats in history) / len(history) for name in history[0]}
-    metrics["ratio_max"] = max(stats["ratio_max"] for stats in history)
+            taken: dict[str, Stats | None] = {}
+            if iteration >= config.value_warmup:
+                documents = None if pretraining is None else pretraining(step)
+                taken["policy"] = _policy_step(learner, minibatch, rollout, advantages, documents, config)
+            taken["value network"] = _value_step(learner, minibatch, rollout, returns, config)
+            for name, stats in taken.items():
+                history[name] += [] if stats is None else [stats]
+            failed = [name for name, stats in taken.items() if stats is None]
+            skipped += bool(failed)
+            learner.skipped_in_a_row = learner.skipped_in_a_row + 1 if failed else 0
+            if learner.skipped_in_a_row >= config.max_skipped:
+                raise _refuse(" and of the ".join(failed), config.max_skipped)
+    metrics = _means(history["policy"]) | _means(history["value network"])
+    if history["policy"]:
+        metrics["ratio_max"] = max(stats["ratio_max"] for stats in history["policy"])
     metrics["explained_variance"] = explained_variance(rollout.values, returns, rollout.mask).item()
-    return metrics
+    return metrics | {"skipped_steps": float(skipped)}
+
+
+def _policy_step(
+    learner: Learner,
+    minibatch: Sequence[Micro],
+    rollout: Rollout,
+    advantages: Tensor,
+    documents: Sequence[Sequence[int]] | None,
+    config: PPOConfig,
+) -> Stats | None:
+    """One optimizer step of the policy, and of its average; returns the statistics, None if skipped."""
+    stats = ppo_gradients(learner.policy, minibatch, rollout, advantages, config)
+    if documents is not None:
+        stats["ptx_loss"] = ptx_gradients(learner.policy, documents, config)
+    if not _step(learner.policy_optimizer, "policy_grad_norm", stats, config.grad_clip):
+        return None
+    if learner.ema is not None:
+        learner.ema.update(learner.policy)
+    return stats
+
+
+def _value_step(
+    learner: Learner, minibatch: Sequence[Micro], rollout: Rollout, returns: Tensor, config: PPOConfig
+) -> Stats | None:
+    """One optimizer step of the value network; returns the statistics, None if skipped."""
+    stats = value_gradients(learner.value, minibatch, rollout, returns, config)
+    return stats if _step(learner.value_optimizer, "value_grad_norm", stats, config.grad_clip) else None
 
 
 def ppo_gradients(
@@ -160,18 +196,35 @@ def value_gradients(
     return totals
 
 
-def _step(optimizer: torch.optim.Optimizer, name: str, max_norm: float) -> float:
+def _step(optimizer: torch.optim.Optimizer, name: str, stats: Stats, max_norm: float) -> bool:
+    """Clip and step, or leave everything as it is where the loss or the gradient is not finite.
+
+    Puts the gradient's norm before clipping into `stats` under `name`; False = the step was skipped.
+    """
     norm = clip_gradients((p for group in optimizer.param_groups for p in group["params"]), max_norm)
-    if not math.isfinite(norm):
-        raise CheckError(
-            f"the gradient of the {name} is {norm}, so the step was not taken",
-            "ppo",
-            "lower --lr and --value-lr or the size of the rewards, then run the same command again: "
-            "it goes on from the last checkpoint",
-        )
-    optimizer.step()
+    stats[name] = norm
+    finite = all(math.isfinite(number) for number in stats.values())
+    if finite:
+        optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    return norm
+    return finite
+
+
+def _refuse(name: str, steps: int) -> CheckError:
+    last = "the last step was" if steps == 1 else f"the last {steps} steps were"
+    return CheckError(
+        f"the gradient of the {name} is not finite, and {last} skipped for such a reason",
+        "ppo",
+        "lower --lr and --value-lr or the size of the rewards, then run the same command again: "
+        "it goes on from the last checkpoint",
+    )
+
+
+def _means(history: Sequence[Stats]) -> Stats:
+    """Mean of each statistic over the steps; empty without a step."""
+    if not history:
+        return {}
+    return {name: sum(stats[name] for stats in history) / len(history) for name in history[0]}
 
 
 def _tokens(minibatch: Sequence[Micro]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from itertools import pairwise
 from pathlib import Path
@@ -10,7 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import instructgpt.rlhf.round as round_module
 import instructgpt.rlhf.train as module
+from instructgpt.config import parse
 from instructgpt.errors import CheckpointError, ConfigError, DataError
 from instructgpt.model.hf import load_language_model, load_scalar_model
 from instructgpt.rlhf.prepare import prompt_indices, special_ids
@@ -60,9 +63,13 @@ def test_the_run_folder(tiny, finished) -> None:
         "reward", "kl", "kl_reward", "length", "eos_rate", "entropy", "policy_loss", "value_loss", "ptx_loss",
         "approx_kl", "clip_fraction", "tokens_per_second", "seconds_rollout", "seconds_scoring",
         "seconds_update",
-        "beta", "lr", "explained_variance", "policy_grad_norm", "value_grad_norm",
+        "beta", "lr", "explained_variance", "policy_grad_norm", "value_grad_norm", "skipped_steps",
+        "kl_k3", "kl_std", "score_std", "reward_length_correlation", "reward_at_start_length",
     }  # fmt: skip
     assert needed <= set(rows[0])
+    assert "reward_disagreement" not in rows[0]  # there is no ensemble
+    assert all(row["skipped_steps"] == 0 for row in rows)
+    assert summary["alarms"] == {} and (finished / "alarms.jsonl").read_text() == ""
     assert rows[0]["kl"] == pytest.approx(0.0, abs=1e-4)  # the policy is still the reference
     assert rows[3]["kl_reward"] == pytest.approx(-rows[3]["beta"] * rows[3]["kl"])
     samples = [json.loads(line) for line in (finished / "samples.jsonl").read_text().splitlines()]
@@ -114,17 +121,17 @@ def test_killed_and_resumed_is_the_same_run(tiny, finished, tmp_path, monkeypatc
     config = tiny.config(
         tmp_path / "run", iterations=4, save_every=2, kl_target=0.01, kl_horizon=100.0, warmup=2
     )
-    real = module.update
+    real = round_module.update
 
     def killed(*arguments):
         if arguments[-1] == 3:  # the fourth round: the third one is lost
             raise KeyboardInterrupt
         return real(*arguments)
 
-    monkeypatch.setattr(module, "update", killed)
+    monkeypatch.setattr(round_module, "update", killed)
     with pytest.raises(KeyboardInterrupt):
         train(config)
-    monkeypatch.setattr(module, "update", real)
+    monkeypatch.setattr(round_module, "update", real)
     summary = train(config)
     torch.testing.assert_close(_weights(tmp_path / "run", 4), _weights(finished, 4), rtol=0.0, atol=0.0)
     assert [_timeless(row) for row in _rows(tmp_path / "run")] == [_timeless(row) for row in _rows(finished)]
@@ -187,6 +194,14 @@ def test_max_kl_stops_before_the_update(tiny, tmp_path) -> None:
     assert "above --max-kl 0.02" in summary["stopped_early"]
     assert (tmp_path / "run" / summary["checkpoint"] / "model.safetensors").exists()
     assert all(row["kl"] <= 0.02 for row in _rows(tmp_path / "run"))
+    kept = _weights(tmp_path / "run", summary["iterations"])
+    out = tmp_path / "every"
+    every = train(dataclasses.replace(config, out=str(out), save_every=1, keep=2))
+    assert every["iterations"] == summary["iterations"]
+    # the policy that was measured above the limit, not updated further, and beside it the last one below
+    both = [path.name for path in sorted((out / "checkpoints").iterdir())]
+    assert both == [f"step-{n:06d}" for n in (summary["iterations"] - 1, summary["iterations"])]
+    torch.testing.assert_close(_weights(out, summary["iterations"]), kept, rtol=0.0, atol=0.0)
 
 
 def test_held_out_prompts_are_measured(tiny, tmp_path) -> None:
@@ -244,6 +259,9 @@ def _prompt_ids(tiny):
         ({"eval_every": -1}, "--eval-every is -1"),
         ({"max_prompt": -1}, "--max-prompt is -1"),
         ({"warmup": -1}, "--warmup is -1"),
+        ({"value_warmup": -1}, "--value-warmup is -1"),
+        ({"max_skipped": 0}, "--max-skipped is 0"),
+        ({"judge": "m:f"}, "a judge is asked at --eval-every"),
         ({"lr": float("nan")}, "--lr is nan"),
         ({"beta": float("nan")}, "--beta is nan"),
         ({"missing_eos_penalty": float("nan")}, "--missing-eos-penalty is nan"),
@@ -283,19 +301,29 @@ def test_a_change_in_a_file_that_a_pattern_means_is_noticed(tiny, tmp_path) -> N
         train(config)
 
 
-def test_truncated_sampling_cannot_be_asked_for() -> None:
-    """Field fault 12: no setting of PPO truncates or forces anything in the sampler."""
-    names = set(PPOConfig.__dataclass_fields__)
-    assert not names & {
-        "top_k",
-        "top_p",
-        "min_p",
-        "min_new",
-        "suppress",
-        "bad_words",
-        "repetition_penalty",
-        "dropout",
-    }
+@pytest.mark.parametrize(
+    ("flag", "reason"),
+    [
+        ("--top-k", "RL must sample from the policy itself"),
+        ("--top-p", "RL must sample from the policy itself"),
+        ("--min-p", "RL must sample from the policy itself"),
+        ("--min-new", "RL must sample from the policy itself"),
+        ("--suppress-eos", "RL must sample from the policy itself"),
+        ("--repetition-penalty", "RL must sample from the policy itself"),
+        ("--dropout", "ratio is not 1 before the first update"),
+        ("--residual-dropout", "ratio is not 1 before the first update"),
+    ],
+)
+def test_what_would_spoil_the_ratio_is_refused_with_the_reason(tmp_path, flag, reason) -> None:
+    """Field faults 10 and 12: no truncated or forced sampler, no dropout, as flag or in a file."""
+    name = flag[2:].replace("-", "_")
+    assert name not in PPOConfig.__dataclass_fields__
+    file = tmp_path / "c.toml"
+    file.write_text(f"{name} = 0.5\n")
+    for argv in ([flag, "0.5"], [f"{flag}=0.5"], ["--config", str(file)]):
+        with pytest.raises(ConfigError, match=reason) as caught:
+            parse(PPOConfig, argv, "ppo")
+        assert "did you mean" not in str(caught.value)
 
 
 def test_a_value_network_from_a_function_is_refused(tiny, tmp_path, monkeypatch) -> None:
@@ -326,7 +354,7 @@ DEAD_FLAG_CASES = {
     "ema": 0.5,
     "value_init": "policy", "seed": 9, "epochs": 2, "minibatches": 4, "batch": 4, "max_new": 4,
     "missing_eos_penalty": -3.0, "whiten_rewards": True, "whiten_advantages": False, "dtype": "bfloat16",
-    "kl_target": 1.0,
+    "kl_target": 1.0, "lr_schedule": "linear", "value_warmup": 1,
 }  # fmt: skip
 
 
@@ -336,6 +364,7 @@ COVERED_ELSEWHERE = {
     "eval_every", "kl_horizon", "max_kl", "save_every",  # their own tests above
     "keep",  # test_checkpoints_to_keep
     "max_tokens", "max_active", "device",  # test_flags_that_must_change_nothing
+    "judge", "on_alarm", "max_skipped",  # test_rlhf_run_alarms.py
 }  # fmt: skip
 
 

@@ -10,11 +10,13 @@ from itertools import chain
 import pytest
 import torch
 
+import instructgpt.rlhf.update as module
 from instructgpt.errors import CheckError
 from instructgpt.rlhf.advantage import estimate
 from instructgpt.rlhf.reward import shape_rewards
 from instructgpt.rlhf.rollout import micro_batches
 from instructgpt.rlhf.update import ppo_gradients, ptx_gradients, update, value_gradients
+from instructgpt.runtime.optim import optimizer_tensors
 
 DOCUMENTS = [[5, 9, 12, 40, 7], [8, 11], [100, 7, 9, 9, 30, 21, 6, 15]]
 
@@ -172,7 +174,7 @@ def test_losses_have_their_own_names(tiny, rollout, models, learner_of) -> None:
     assert set(metrics) == {
         "policy_loss", "value_loss", "ptx_loss", "approx_kl", "clip_fraction", "ratio_mean", "ratio_max",
         "entropy", "policy_grad_norm", "value_grad_norm", "value_clip_fraction", "value_error",
-        "explained_variance",
+        "explained_variance", "skipped_steps",
     }  # fmt: skip
     without = update(learner, rollout, *_targets(rollout), None, config, 0)
     assert "ptx_loss" not in without
@@ -187,8 +189,6 @@ def test_pretraining_examples_are_asked_for_by_step(tiny, rollout, models, learn
 
 
 def test_every_episode_is_used_once_an_epoch(tiny, rollout, models, learner_of, monkeypatch) -> None:
-    import instructgpt.rlhf.update as module
-
     used = []
 
     def spy(episodes, rows, *rest):
@@ -204,15 +204,99 @@ def test_every_episode_is_used_once_an_epoch(tiny, rollout, models, learner_of, 
     assert first != second
 
 
-def test_a_step_that_is_not_finite_is_refused(tiny, rollout, models, learner_of) -> None:
-    """Field fault 21: weights stay as they were."""
+def _poisoned(model, monkeypatch, which):
+    """The gradient of the chosen backward passes (0, 1, ...) of a model becomes infinite at one weight."""
+    calls = iter(range(1000))
+
+    def spoil(gradient):
+        if next(calls) in which:
+            gradient = gradient.clone()
+            gradient.view(-1)[3] = math.inf
+        return gradient
+
+    model.transformer.embedding.weight.register_hook(spoil)
+
+
+def _all_state(learner) -> dict[str, torch.Tensor]:
+    """Everything that a step changes: weights, optimizer moments and the average."""
+    policy, value = learner.policy, learner.value
+    tensors = {f"policy {n}": p for n, p in policy.named_parameters()}
+    tensors |= {f"value {n}": p for n, p in value.named_parameters()}
+    tensors |= {f"ema {n}": t for n, t in learner.ema.values.items()}
+    tensors |= optimizer_tensors(learner.policy_optimizer, policy, "policy optimizer ")
+    tensors |= optimizer_tensors(learner.value_optimizer, value, "value optimizer ")
+    return {name: tensor.detach().clone() for name, tensor in tensors.items()}
+
+
+def test_a_step_that_is_not_finite_is_skipped(tiny, rollout, models, learner_of, monkeypatch) -> None:
+    """Field fault 21: the second of four steps of the policy; the value network's are taken."""
     policy, _, value = models
-    config = tiny.config()
+    config = tiny.config(minibatches=4, ema=0.9)
+    learner = learner_of(policy, value, config)
+    _poisoned(policy, monkeypatch, {1})
+    states = []
+    real = module._policy_step
+
+    def follow(*arguments):
+        states.append(_all_state(learner))
+        result = real(*arguments)
+        states.append(_all_state(learner))
+        return result
+
+    monkeypatch.setattr(module, "_policy_step", follow)
+    metrics = update(learner, rollout, *_targets(rollout), None, config, 0)
+    assert metrics["skipped_steps"] == 1.0 and learner.skipped_in_a_row == 0
+    assert all(math.isfinite(number) for number in metrics.values())
+    torch.testing.assert_close(states[3], states[2], rtol=0.0, atol=0.0)  # nothing of the skipped step
+    for before, after in ((0, 1), (4, 5), (6, 7)):
+        changed = [n for n in states[before] if not torch.equal(states[after][n], states[before][n])]
+        assert any(name.startswith("policy ") for name in changed)
+        assert any(name.startswith("ema ") for name in changed)
+
+
+def test_steps_skipped_in_a_row_end_the_run(tiny, rollout, models, learner_of, monkeypatch) -> None:
+    """They are counted over rounds; one good step between them starts the count anew."""
+    policy, _, value = models
+    config = tiny.config(minibatches=2, max_skipped=3)
+    learner = learner_of(policy, value, config)
+    _poisoned(policy, monkeypatch, {0, 2, 3, 5, 6, 7})
+    good = update(learner, rollout, *_targets(rollout), None, config, 0)  # 0 skipped, 1 taken
+    assert good["skipped_steps"] == 1.0 and learner.skipped_in_a_row == 0
+    both = update(learner, rollout, *_targets(rollout), None, config, 1)  # 2 and 3 skipped
+    assert both["skipped_steps"] == 2.0 and learner.skipped_in_a_row == 2
+    assert "policy_loss" not in both and "value_loss" in both  # no step of the policy to speak of
+    update(learner, rollout, *_targets(rollout), None, config, 2)  # 4 taken, 5 skipped
+    assert learner.skipped_in_a_row == 1
+    with pytest.raises(CheckError, match="gradient of the policy is not finite, and the last 3 steps"):
+        update(learner, rollout, *_targets(rollout), None, config, 3)
+
+
+def test_a_loss_that_is_not_finite_is_no_step_either(tiny, rollout, models, learner_of) -> None:
+    policy, _, value = models
+    config = tiny.config(max_skipped=1)
     advantages, returns = _targets(rollout)
-    before = copy.deepcopy(policy.state_dict())
-    with pytest.raises(CheckError, match="policy is nan"):
-        update(learner_of(policy, value, config), rollout, advantages * math.nan, returns, None, config, 0)
-    torch.testing.assert_close(dict(policy.state_dict()), dict(before), rtol=0.0, atol=0.0)
+    learner = learner_of(policy, value, config)
+    before = _all_state(learner)
+    with pytest.raises(CheckError, match=r"policy is not finite, and the last step was"):
+        update(learner, rollout, advantages * math.nan, returns, None, config, 0)
+    after = {n: t for n, t in _all_state(learner).items() if n.startswith(("policy", "ema"))}
+    torch.testing.assert_close(after, {n: before[n] for n in after}, rtol=0.0, atol=0.0)
+
+
+def test_in_the_value_warm_up_the_policy_rests(tiny, rollout, models, learner_of) -> None:
+    policy, _, value = models
+    config = tiny.config(value_warmup=2, ema=0.9)
+    learner = learner_of(policy, value, config)
+    before = _all_state(learner)
+    for iteration in (0, 1):
+        metrics = update(learner, rollout, *_targets(rollout), lambda step: DOCUMENTS, config, iteration)
+        assert not {"policy_loss", "entropy", "ptx_loss", "ratio_max"} & set(metrics)
+        assert metrics["value_loss"] > 0
+    resting = _all_state(learner)
+    for name in before:
+        assert torch.equal(resting[name], before[name]) == name.startswith(("policy", "ema")), name
+    metrics = update(learner, rollout, *_targets(rollout), lambda step: DOCUMENTS, config, 2)
+    assert {"policy_loss", "entropy", "ptx_loss", "ratio_max"} <= set(metrics)
 
 
 def test_update_raises_what_paid_and_lowers_what_did_not(tiny, rollout, models, learner_of) -> None:

@@ -5,14 +5,14 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import pytest
 
 from instructgpt.cli import main
-from instructgpt.config import parse, preset_path
+from instructgpt.config import parse, preset_path, presets_for
 from instructgpt.errors import ConfigError
-from instructgpt.pipeline import RunConfig
+from instructgpt.pipeline import RunConfig, run
 
 
 @dataclass(frozen=True)
@@ -87,6 +87,8 @@ def test_mistakes_in_the_file_are_named(tmp_path: Path, text: str, message: str)
         (["--config", "nowhere.toml"], r"no such configuration file \(nowhere.toml\)"),
         (["--preset", "nowhere"], r"no preset 'nowhere'"),
         (["--preset", "quick"], r"lists stages.*instructgpt run quick"),
+        (["--preset", "nplus"], r"holds flags of sft, reward, ppo, and none of `sample`.*no preset is for"),
+        (["--prset", "nplus"], r"unknown flag --prset.*did you mean --preset"),
         (["--steps", "3", "more"], r"'more' is too much"),
         (["--config"], r"--config needs a value"),
     ],
@@ -102,15 +104,67 @@ def test_a_preset_is_the_file_that_run_takes(argv: list[str]) -> None:
     assert config == RunConfig(file=str(preset_path("quick")), seed=3)
 
 
-def test_help_offers_a_preset_to_run_alone(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_preset_with_tables_is_not_for_run(tmp_path: Path) -> None:
+    message = r"holds flags of single verbs \(sft, reward, ppo\).*instructgpt ppo --preset nplus"
+    with pytest.raises(ConfigError, match=message):
+        parse(RunConfig, ["--preset", "nplus"], "run")
+    with pytest.raises(ConfigError, match=message):
+        run(RunConfig(file="nplus", out=str(tmp_path)))
+
+
+def test_a_file_wins_over_a_preset_whatever_their_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("instructgpt.config.preset_folder", lambda: tmp_path)
+    (tmp_path / "mine.toml").write_text("[sample]\nsteps = 1\nlr = 1\nlimit = 1\n[other]\nsteps = 99\n")
+    file = tmp_path / "folder"
+    file.mkdir()
+    (file / "c.toml").write_text("lr = 2\nlimit = 2\n")
+    expected = Sample(steps=1, lr=2.0, limit=3.0)
+    for argv in (
+        ["--preset", "mine", "--config", str(file / "c.toml")],
+        [f"--config={file / 'c.toml'}", "--preset=mine"],
+    ):
+        assert parse(Sample, [*argv, "--limit", "3"], "sample") == expected
+    assert presets_for("sample") == presets_for("other") == ["mine"] and presets_for("run") == []
+    with pytest.raises(ConfigError, match=r"none of `third`"):
+        parse(Sample, ["--preset", "mine"], "third")
+    (tmp_path / "mine.toml").write_text("[sample]\nstepz = 1\n")
+    with pytest.raises(ConfigError, match=r"unknown key 'stepz' \(.*mine.toml\).*did you mean steps"):
+        parse(Sample, ["--preset", "mine"], "sample")
+
+
+def test_a_name_that_is_refused_says_why(tmp_path: Path) -> None:
+    @dataclass(frozen=True)
+    class Strict(Sample):
+        refused: ClassVar[dict[str, str]] = {"step_size": "it has no size"}
+
+    with pytest.raises(
+        ConfigError, match=r"unknown flag --step-size=3, and there is none on purpose: it has no"
+    ):
+        parse(Strict, ["--step-size=3"], "sample")
+    with pytest.raises(
+        ConfigError, match=r"unknown key 'step_size', and there is none on purpose: it has no"
+    ):
+        parse(Strict, ["--config", str(_write(tmp_path / "c.toml", "step_size = 3"))], "sample")
+    with pytest.raises(ConfigError, match=r"unknown flag --stepz.*did you mean --steps"):
+        parse(Strict, ["--stepz", "3"], "sample")
+
+
+def _write(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path
+
+
+def test_help_offers_the_presets_of_a_verb(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 0
     usage = [line for line in capsys.readouterr().out.splitlines() if "--preset" in line]
-    assert len(usage) == 1 and "instructgpt run" in usage[0]
-    for verb, offered in (("run", True), ("sft", False)):
+    assert any("instructgpt run" in line for line in usage)
+    for verb, offered in (("run", "demo"), ("sft", "instructgpt, nplus"), ("ppo", "nplus"), ("generate", "")):
         with pytest.raises(SystemExit):
             main([verb, "--help"])
         said = capsys.readouterr().out
-        assert ("--preset" in said) == offered and "--config" in said
+        assert ("--preset" in said) == bool(offered) and offered in said and "--config" in said
 
 
 def test_an_unknown_verb_names_the_near_ones(capsys: pytest.CaptureFixture[str]) -> None:

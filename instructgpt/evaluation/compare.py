@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from instructgpt.data.jsonl import JSONL_ENDINGS, TEXT_ENDINGS, expand
 from instructgpt.data.records import Prompt, read_prompts, read_texts, write_jsonl
 from instructgpt.errors import ConfigError
@@ -14,7 +16,8 @@ from instructgpt.evaluation.answers import Answers, Candidate, answer
 from instructgpt.evaluation.divergence import reply_divergence
 from instructgpt.evaluation.judge import load_judge
 from instructgpt.evaluation.perplexity import text_loss
-from instructgpt.evaluation.statistics import Estimate, mean_interval, win_rate
+from instructgpt.evaluation.statistics import Estimate, mean_interval, outcomes, win_rate
+from instructgpt.maths.length_control import length_controlled_win_rate
 from instructgpt.runtime.checkpoint import final_checkpoint, open_run
 from instructgpt.runtime.device import pick_device
 from instructgpt.runtime.metrics import Progress
@@ -59,7 +62,8 @@ def run(config: EvalConfig) -> dict[str, Any]:
 
     Summary: `models.NAME.{score, score_low, score_high, length, eos_rate, kl, text_loss}` as far as asked for
     (`kl` in nats per reply against the baseline), `win_rate.NAME_over_BASELINE.{mean, low, high, n}` with
-    ties half and a 95 % bootstrap interval over prompts, `judge`, `table`.
+    ties half and a 95 % bootstrap interval over prompts, `win_rate_at_equal_length.NAME_over_BASELINE` by
+    logistic regression on the difference in tokens, `judge`, `table`.
 
     Raises:
         ConfigError, DataError, CheckpointError: a flag, a record or a model can't be used.
@@ -107,6 +111,7 @@ def run(config: EvalConfig) -> dict[str, Any]:
             "judge": judge.name if judge is not None else None,
             "models": rows,
             "win_rate": {name: rate.row() for name, rate in rates.items()},
+            "win_rate_at_equal_length": _at_equal_length(scores, answers),
             "prompts": len(prompts),
         }
         shown = _sample_rows(prompts[:_SHOWN], answers, scores)
@@ -169,6 +174,18 @@ def _win_rates(scores: Mapping[str, list[float]], seed: int) -> dict[str, Estima
     return {f"{name}_over_{names[0]}": win_rate(scores[name], scores[names[0]], seed) for name in names[1:]}
 
 
+def _at_equal_length(scores: Mapping[str, list[float]], answers: Mapping[str, Answers]) -> dict[str, float]:
+    """Win rates over the first model with the length of replies held equal (field fault 47)."""
+    names = list(scores)
+    lengths = {name: torch.tensor([len(ids) for ids in answers[name].ids]) for name in names}
+    return {
+        f"{name}_over_{names[0]}": length_controlled_win_rate(
+            torch.tensor(outcomes(scores[name], scores[names[0]])), lengths[name], lengths[names[0]]
+        )
+        for name in names[1:]
+    }
+
+
 def _sample_rows(
     prompts: Sequence[Prompt], answers: Mapping[str, Answers], scores: Mapping[str, list[float]]
 ) -> list[dict[str, Any]]:
@@ -194,12 +211,16 @@ def _table(summary: Mapping[str, Any], samples: Sequence[Mapping[str, Any]]) -> 
     names = list(summary["models"])
     width = max(len(name) for name in [*names, "model"]) + 2
     titles = "".join(f"{title:>11}" for title in columns.values())
-    lines = [f"{'model':<{width}}{titles}{'wins over the first':>24}"]
+    lines = [f"{'model':<{width}}{titles}{'wins over the first':>24}{'at equal length':>18}"]
     for name, row in summary["models"].items():
         values = [row.get(column) for column in columns]
         cells = "".join(f"{'-' if value is None else format(value, '.3f'):>11}" for value in values)
         rate = summary["win_rate"].get(f"{name}_over_{names[0]}")
-        lines.append(f"{name:<{width}}{cells}{str(Estimate(**rate)) if rate else '-':>24}")
+        even = summary["win_rate_at_equal_length"].get(f"{name}_over_{names[0]}")
+        wins = (
+            f"{str(Estimate(**rate)) if rate else '-':>24}{'-' if even is None else format(even, '.3f'):>18}"
+        )
+        lines.append(f"{name:<{width}}{cells}{wins}")
     for sample in samples:
         lines += ["", f"prompt: {sample['prompt']}"]
         for name, reply in sample["replies"].items():

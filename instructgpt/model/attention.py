@@ -6,6 +6,9 @@ L their padded length, R rows of a cached batch, T cached positions looked at.
 Tokens of all documents lie behind one another, so that no linear layer ever sees padding. Only inside
 attention are documents of like length brought into one rectangle. Padding is on the right and attention is
 causal, so a real token cannot see it and no mask is needed.
+
+With a window a token sees itself and the window - 1 tokens before it; a document that fits into the window
+takes the paths without one.
 """
 
 from __future__ import annotations
@@ -36,8 +39,8 @@ class Group:
 
     documents: int
     length: int
-    future: Tensor | None
-    """(L, L) 0 or -inf, for lengths of at most EXPLICIT_LENGTH."""
+    hidden: Tensor | None
+    """(L, L) 0 or -inf: for lengths of at most EXPLICIT_LENGTH, and beyond where a window hides something."""
 
 
 @dataclass(frozen=True)
@@ -51,10 +54,15 @@ class PackedPlan:
     """(N,) place of every token there."""
 
 
-def plan_packed(lengths: Sequence[int], device: torch.device, dtype: torch.dtype) -> PackedPlan:
-    """Group documents of like length; `lengths` are tokens per document in packed order, each at least 1."""
+def plan_packed(
+    lengths: Sequence[int], device: torch.device, dtype: torch.dtype, window: int | None = None
+) -> PackedPlan:
+    """Group documents of like length; `lengths` are tokens per document in packed order, each at least 1.
+
+    window: how many tokens up to itself a token sees; None is all of its document.
+    """
     if min(lengths) == max(lengths):
-        return PackedPlan((_group(len(lengths), lengths[0], device, dtype),), None, None)
+        return PackedPlan((_group(len(lengths), lengths[0], device, dtype, window),), None, None)
     order = sorted(range(len(lengths)), key=lengths.__getitem__)
     members: list[list[int]] = [[order[0]]]
     for document in order[1:]:
@@ -76,15 +84,21 @@ def plan_packed(lengths: Sequence[int], device: torch.device, dtype: torch.dtype
     gather, real = torch.cat(gathers), torch.cat(reals)  # (P,)
     restore = torch.empty(starts[-1], dtype=torch.int64)
     restore[gather[real]] = real.nonzero().view(-1)
-    groups = tuple(_group(len(group), lengths[group[-1]], device, dtype) for group in members)
+    groups = tuple(_group(len(group), lengths[group[-1]], device, dtype, window) for group in members)
     return PackedPlan(groups, gather.to(device), restore.to(device))
 
 
-def _group(documents: int, length: int, device: torch.device, dtype: torch.dtype) -> Group:
-    if length > EXPLICIT_LENGTH:
+def _group(
+    documents: int, length: int, device: torch.device, dtype: torch.dtype, window: int | None
+) -> Group:
+    far = window is not None and window < length  # some token does not see its document's first
+    if length > EXPLICIT_LENGTH and not far:
         return Group(documents, length, None)
-    future = torch.full((length, length), float("-inf"), dtype=dtype, device=device).triu(1)
-    return Group(documents, length, future)
+    hidden = torch.full((length, length), float("-inf"), dtype=dtype, device=device)
+    seen = hidden.triu(1)
+    if window is not None and far:
+        seen = seen + hidden.tril(-window)
+    return Group(documents, length, seen)
 
 
 def packed_attention(query_key: Tensor, value: Tensor, heads: int, plan: PackedPlan) -> Tensor:
@@ -142,12 +156,13 @@ def _causal(query_key: Tensor, value: Tensor, heads: int, group: Group) -> Tenso
     query, key = query_key[:, :, :heads], query_key[:, :, heads:]
     value = value.view(documents, length, -1, size)
     kv_heads = key.shape[2]
-    if group.future is None:
+    if group.hidden is None or length > EXPLICIT_LENGTH:
         mixed = F.scaled_dot_product_attention(
             query.transpose(1, 2),
             key.transpose(1, 2),
             value.transpose(1, 2),
-            is_causal=True,
+            attn_mask=group.hidden,
+            is_causal=group.hidden is None,
             enable_gqa=heads != kv_heads,
         )  # (B, H, L, d)
         return mixed.transpose(1, 2).reshape(documents * length, heads * size)
@@ -155,7 +170,7 @@ def _causal(query_key: Tensor, value: Tensor, heads: int, group: Group) -> Tenso
     stacked = (query * size**-0.5).view(documents, length, kv_heads, shared, size).permute(0, 2, 3, 1, 4)
     stacked = stacked.reshape(documents, kv_heads, shared * length, size)
     scores = stacked @ key.permute(0, 2, 3, 1)  # (B, K, shared * L, L)
-    weights = (scores + group.future.repeat(shared, 1)).softmax(-1)
+    weights = (scores + group.hidden.repeat(shared, 1)).softmax(-1)
     mixed = (weights @ value.transpose(1, 2)).view(documents, kv_heads, shared, length, size)
     return mixed.permute(0, 3, 1, 2, 4).reshape(documents * length, heads * size)
 

@@ -18,8 +18,10 @@ class CachePlan:
     slots: Tensor | None
     """(R,) slot of each row; None when they are 0..R-1, so that reading is a view and copies nothing."""
     rows: int
+    first: int
+    """First position read: 0, or with a window the first that some new token sees."""
     seen: int
-    """T: the longest row after this step; positions beyond it are not read."""
+    """End of what is read, the longest row after this step; T = seen - first."""
     write: Tensor
     """(N * kv_heads,) place of every new key in the cache seen as (slots * kv_heads * capacity, head_dim)."""
     bias: Tensor | None
@@ -34,8 +36,8 @@ class CachePlan:
     def read(self, layer: Tensor) -> Tensor:
         """Keys or values of one layer (slots, kv_heads, capacity, head_dim) -> (R, kv_heads, T, head_dim)."""
         if self.slots is None:
-            return layer[: self.rows, :, : self.seen]
-        return layer[:, :, : self.seen].index_select(0, self.slots)
+            return layer[: self.rows, :, self.first : self.seen]
+        return layer[:, :, self.first : self.seen].index_select(0, self.slots)
 
     def store(self, layer: Tensor, new: Tensor) -> None:
         """Write new keys or values (N, kv_heads, head_dim) into one layer of the cache, in place."""
@@ -63,6 +65,7 @@ class KVCache:
         self.keys = torch.zeros(shape, dtype=dtype, device=device)
         self.values = torch.zeros(shape, dtype=dtype, device=device)
         self.lengths = torch.zeros(slots, dtype=torch.int64)
+        self.window = config.window
 
     @property
     def slots(self) -> int:
@@ -133,16 +136,21 @@ class KVCache:
             gather = starts[:, None] + torch.minimum(torch.arange(new), added[:, None] - 1)  # (R, new)
         heads = torch.arange(kv_heads)
         write = ((chosen[row, None] * kv_heads + heads) * self.capacity + place[:, None]).view(-1)
+        first = 0 if self.window is None else max(0, int(before.min()) + 1 - self.window)
         bias = None
         if not single or bool((after != seen).any()):
             last = before[:, None] + torch.arange(new)  # (R, new) the last position each new token sees
-            hidden = torch.arange(seen) > last[:, :, None]  # (R, new, T)
+            places = torch.arange(first, seen)
+            hidden = places > last[:, :, None]  # (R, new, T)
+            if self.window is not None:
+                hidden |= places <= last[:, :, None] - self.window
             bias = torch.zeros(hidden.shape, dtype=self.keys.dtype).masked_fill_(hidden, float("-inf"))[
                 :, None
             ]
         return CachePlan(
             slots=None if contiguous else chosen.to(device),
             rows=rows,
+            first=first,
             seen=seen,
             write=write.to(device),
             bias=None if bias is None else bias.to(device),

@@ -1,4 +1,4 @@
-"""The shape of a decoder-only Transformer of the GPT-2 or the Llama family."""
+"""The shape of a decoder-only Transformer: GPT-2, Llama (SmolLM2, TinyLlama), Mistral, Qwen 2, 2.5 and 3."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from typing import Literal
 
 from instructgpt.errors import ConfigError
 
-Family = Literal["gpt2", "llama"]
+Family = Literal["gpt2", "llama", "mistral", "qwen2", "qwen3"]
 
 # What each family fixes. `family` decides the names and the layout in Hugging Face checkpoints, so a mixture
 # (say GPT-2 names with rotary positions) could be trained but never opened by another program.
+_GATED: dict[str, object] = {"positions": "rotary", "norm": "rms", "activation": "swiglu"}
 _FIXED: dict[str, dict[str, object]] = {
     "gpt2": {
         "positions": "learned",
@@ -18,9 +19,16 @@ _FIXED: dict[str, dict[str, object]] = {
         "activation": "gelu",
         "attention_bias": True,
         "mlp_bias": True,
+        "qk_norm": False,
+        "window": None,
+        "rope": None,
     },
-    "llama": {"positions": "rotary", "norm": "rms", "activation": "swiglu"},
+    "llama": {**_GATED, "qk_norm": False, "window": None},
+    "mistral": {**_GATED, "attention_bias": False, "mlp_bias": False, "qk_norm": False},
+    "qwen2": {**_GATED, "attention_bias": True, "mlp_bias": False, "qk_norm": False},
+    "qwen3": {**_GATED, "mlp_bias": False, "qk_norm": True},
 }
+FAMILIES: tuple[str, ...] = tuple(_FIXED)
 _SIZES = (
     "vocab_size",
     "width",
@@ -34,8 +42,57 @@ _SIZES = (
 
 
 @dataclass(frozen=True)
+class RopeScaling:
+    """How rotary frequencies are changed so that a model reads more than it was first trained on.
+
+    kind: "linear" (positions divided, arXiv:2306.15595), "dynamic" (the base grows with the length of the
+    sequence beyond the context), "yarn" (arXiv:2309.00071), "llama3" (arXiv:2407.21783).
+    The other fields hold for the kinds named. Raises `ConfigError` for a kind or a number that can't be.
+    """
+
+    kind: Literal["linear", "dynamic", "yarn", "llama3"]
+    factor: float
+    original_context: int = 0
+    """yarn, llama3: tokens that the model was first trained on."""
+    attention_factor: float | None = None
+    """yarn: cosines and sines are multiplied by it; None is 0.1 ln(factor) + 1 (eq. 22 there)."""
+    mscale: float | None = None
+    mscale_all_dim: float | None = None
+    """yarn, both or neither: the attention factor is the ratio of eq. 22 with each in the place of 1."""
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+    """yarn: turns over the original context above which a frequency stays, below which it is divided."""
+    truncate: bool = True
+    """yarn: the two bounds are rounded outwards to whole dimensions."""
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 4.0
+    """llama3: the same two bounds, the slow one first."""
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("linear", "dynamic", "yarn", "llama3"):
+            raise ConfigError(
+                f"rotary positions of type {self.kind!r} are not computed here",
+                where="rope_type",
+                cure="use a checkpoint with rope_type default, linear, dynamic, yarn or llama3",
+            )
+        numbers = {"factor": self.factor}
+        if self.kind in ("yarn", "llama3"):
+            numbers["original_max_position_embeddings"] = self.original_context
+        for name, value in numbers.items():
+            if not value > 0:
+                raise ConfigError(f"{name} is {value}", where="rope", cure="give a number above 0")
+        if self.kind == "llama3" and self.high_freq_factor <= self.low_freq_factor:
+            raise ConfigError(
+                f"high_freq_factor {self.high_freq_factor} is not above low_freq_factor "
+                f"{self.low_freq_factor}",
+                where="rope",
+                cure="Llama 3.1 has 4 and 1",
+            )
+
+
+@dataclass(frozen=True)
 class ModelConfig:
-    """Sizes and choices of one model; build it with `ModelConfig.llama` or `ModelConfig.gpt2`.
+    """Sizes and choices of one model; build it with `ModelConfig.llama`, `ModelConfig.gpt2` or by family.
 
     Raises `ConfigError` when the values do not make a model of their family.
     """
@@ -57,18 +114,24 @@ class ModelConfig:
     activation: Literal["gelu", "swiglu"]
     """gelu is the tanh form ("gelu_new" in Hugging Face configurations)."""
     attention_bias: bool
+    """Of query, key and value; the output projection has one too, but for Qwen 2."""
     mlp_bias: bool
     tied: bool
     """The unembedding is the embedding matrix."""
     rope_theta: float = 10_000.0
     norm_eps: float = 1e-5
+    rope: RopeScaling | None = None
+    qk_norm: bool = False
+    """RMSNorm of each query and key head before the rotation (Qwen 3, arXiv:2505.09388 section 2)."""
+    window: int | None = None
+    """A token sees itself and the window - 1 tokens before it (arXiv:2310.06825 section 2); None: all."""
 
     def __post_init__(self) -> None:
         if self.family not in _FIXED:
             raise ConfigError(
                 f"unknown model family {self.family!r}",
                 where="family",
-                cure='use "gpt2" or "llama"',
+                cure=f"use one of {', '.join(FAMILIES)}",
             )
         for name in _SIZES:
             if getattr(self, name) < 1:
@@ -84,7 +147,16 @@ class ModelConfig:
                     where=name,
                     cure=f"leave it out or set it to {value!r}",
                 )
+        if self.window is not None and self.window < 1:
+            raise ConfigError(
+                f"window is {self.window}", where="window", cure="give at least 1, or leave it out"
+            )
         self._check_heads()
+
+    @property
+    def output_bias(self) -> bool:
+        """Whether attention's output projection has a bias."""
+        return self.attention_bias and self.family != "qwen2"
 
     def _check_heads(self) -> None:
         if self.heads % self.kv_heads:
@@ -109,6 +181,12 @@ class ModelConfig:
                 where="head_dim",
                 cure="choose width and heads so that width / heads is even",
             )
+        if self.rope is not None and self.rope.kind == "dynamic" and self.head_dim < 4:
+            raise ConfigError(
+                f"head_dim {self.head_dim} has no second frequency for rotary positions of type dynamic",
+                where="head_dim",
+                cure="use a head_dim of at least 4",
+            )
 
     @classmethod
     def llama(
@@ -127,13 +205,17 @@ class ModelConfig:
         tied: bool = True,
         rope_theta: float = 10_000.0,
         norm_eps: float = 1e-5,
+        rope: RopeScaling | None = None,
+        window: int | None = None,
+        family: Family = "llama",
     ) -> ModelConfig:
-        """A Llama-family model; `ffn_width` defaults to 8/3 of the width, rounded up to a multiple of 32.
+        """A Llama, Mistral, Qwen 2 or Qwen 3 model; biases, window and q/k norm must fit the family.
 
+        `ffn_width` defaults to 8/3 of the width, rounded up to a multiple of 32:
         8/3 gives SwiGLU's 3 matrices the parameters of a plain 4x feed-forward (arXiv:2002.05202, section 3).
         """
         return cls(
-            family="llama",
+            family=family,
             vocab_size=vocab_size,
             width=width,
             layers=layers,
@@ -150,6 +232,9 @@ class ModelConfig:
             tied=tied,
             rope_theta=rope_theta,
             norm_eps=norm_eps,
+            rope=rope,
+            qk_norm=family == "qwen3",
+            window=window,
         )
 
     @classmethod

@@ -1,8 +1,9 @@
 """Hugging Face model folders: read strictly, written so that transformers opens them unchanged.
 
-A language model is a `GPT2LMHeadModel` or `LlamaForCausalLM`; a scalar model is the same family's
-`...ForSequenceClassification` with one label, whose `reward_bias` stands in config.json (their own score is
-hidden . w; ours subtracts the bias). Only safetensors files are read: nothing pickled is ever loaded.
+A language model is a `GPT2LMHeadModel` or a Llama, Mistral or Qwen `...ForCausalLM`; a scalar model is the
+same family's `...ForSequenceClassification` with one label, whose `reward_bias` stands in config.json (their
+own score is hidden . w; ours subtracts the bias). Only safetensors files are read: nothing pickled is ever
+loaded.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from torch import Tensor
 from instructgpt.errors import CheckpointError, StorageError
 from instructgpt.model.heads import LanguageModel, ScalarModel
 from instructgpt.model.hf_config import model_config_from_hf, model_config_to_hf
-from instructgpt.model.names import Head, body_prefix, name_table
+from instructgpt.model.names import Entry, Head, body_prefix, name_table
 
 __all__ = [
     "fill",
@@ -34,13 +35,15 @@ __all__ = [
 ]
 
 WEIGHTS = "model.safetensors"
+SHARD_BYTES = 5_000_000_000
+"""Weights beyond this size are written in parts, each of at most this size (one tensor is never cut)."""
 # Buffers that older versions of transformers stored beside the weights; they hold nothing learned.
 _BUFFERS = re.compile(r"(\.attn\.bias|\.attn\.masked_bias|rotary_emb\.inv_freq)$")
 _SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
 def load_language_model(folder: str | Path, dtype: torch.dtype = torch.float32) -> LanguageModel:
-    """Open a GPT-2 or Llama language model, converted to `dtype`.
+    """Open a language model of one of the families, converted to `dtype`.
 
     Raises `CheckpointError` naming folder and key when a tensor is missing, unexpected or of the wrong shape.
     """
@@ -80,19 +83,18 @@ def save_model(
     *,
     special: Mapping[str, int | list[int] | None] | None = None,
     extra: Mapping[str, Any] | None = None,
+    shard_bytes: int = SHARD_BYTES,
 ) -> None:
     """Write model.safetensors, config.json and (language models) generation_config.json into `folder`.
 
     special: `bos_token_id`, `eos_token_id`, `pad_token_id` of the tokenizer; None is left out.
-    extra: further keys of config.json. Raises `StorageError` when the disk refuses.
+    extra: further keys of config.json.
+    shard_bytes: larger weights become model-00001-of-00002.safetensors and so on, with an index.
+    Raises `StorageError` when the disk refuses.
     The caller makes the folder appear atomically (written under another name, then renamed).
     """
     folder = Path(folder)
     head: Head = "scalar" if isinstance(model, ScalarModel) else "language"
-    ours = dict(model.named_parameters())
-    tensors: dict[str, Tensor] = {}
-    for entry in name_table(model.config, head):
-        tensors |= entry.split(ours[entry.ours].detach().cpu())
     dtype = str(model.transformer.embedding.weight.dtype).removeprefix("torch.")
     ids = {name: (special or {}).get(name) for name in _SPECIAL}
     ids = {name: value for name, value in ids.items() if value is not None}
@@ -101,7 +103,7 @@ def save_model(
         values["reward_bias"] = float(model.reward_bias)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+        _write_weights(model, name_table(model.config, head), folder, shard_bytes)
         _write_json(folder / "config.json", values)
         if head == "language":
             _write_json(folder / "generation_config.json", {"_from_model_config": True, **ids})
@@ -111,6 +113,34 @@ def save_model(
             where=str(folder),
             cure="free some space, check permission and file-size limits, and run the same command again",
         ) from error
+
+
+def _write_weights(
+    model: LanguageModel | ScalarModel, table: list[Entry], folder: Path, shard_bytes: int
+) -> None:
+    """One file, or parts of at most `shard_bytes` in the table's order and the index that names them."""
+    ours = dict(model.named_parameters())
+    shards: list[list[Entry]] = [[]]
+    filled = 0
+    for entry in table:
+        size = ours[entry.ours].numel() * ours[entry.ours].element_size()
+        if shards[-1] and filled + size > shard_bytes:
+            shards.append([])
+            filled = 0
+        shards[-1].append(entry)
+        filled += size
+    weight_map: dict[str, str] = {}
+    for number, shard in enumerate(shards, 1):
+        tensors: dict[str, Tensor] = {}
+        for entry in shard:
+            tensors |= entry.split(ours[entry.ours].detach().cpu())
+        name = WEIGHTS if len(shards) == 1 else f"model-{number:05}-of-{len(shards):05}.safetensors"
+        save_file(tensors, folder / name, metadata={"format": "pt"})
+        weight_map |= dict.fromkeys(tensors, name)
+    if len(shards) > 1:
+        sizes = [ours[entry.ours].numel() * ours[entry.ours].element_size() for entry in table]
+        index = {"metadata": {"total_size": sum(sizes)}, "weight_map": weight_map}
+        _write_json(folder / f"{WEIGHTS}.index.json", index)
 
 
 def read_hf_config(folder: str | Path) -> dict[str, Any]:

@@ -97,6 +97,10 @@ def _llama_body(config: ModelConfig) -> list[Entry]:
     for i in range(config.layers):
         ours, theirs = f"transformer.blocks.{i}.", f"model.layers.{i}."
         attention, feed = config.attention_bias, config.mlp_bias
+        if config.qk_norm:
+            for mine in ("query_norm", "key_norm"):
+                other = f"{theirs}self_attn.{mine[0]}_norm.weight"
+                entries.append(Entry(f"{ours}attention.{mine}.weight", (other,), (config.head_dim,)))
         for mine, others, rows, columns, bias in (
             (
                 "attention.qkv",
@@ -105,7 +109,7 @@ def _llama_body(config: ModelConfig) -> list[Entry]:
                 width,
                 attention,
             ),
-            ("attention.output", ("self_attn.o_proj",), (width,), query, attention),
+            ("attention.output", ("self_attn.o_proj",), (width,), query, config.output_bias),
             ("feed.up", ("mlp.gate_proj", "mlp.up_proj"), (ffn, ffn), width, feed),
             ("feed.down", ("mlp.down_proj",), (width,), ffn, feed),
         ):

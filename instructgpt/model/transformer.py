@@ -1,4 +1,4 @@
-"""The decoder-only Transformer of both families, on packed tokens.
+"""The decoder-only Transformer of all families, on packed tokens.
 
 Legend: N tokens of the whole batch, D width, H heads, K key/value heads, d head size, F feed-forward width.
 """
@@ -6,7 +6,6 @@ Legend: N tokens of the whole batch, D width, H heads, K key/value heads, d head
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -21,21 +20,21 @@ from instructgpt.model.attention import (
 from instructgpt.model.cache import CachePlan, KVCache
 from instructgpt.model.config import ModelConfig
 from instructgpt.model.linear import Linear
-
-Rotary = tuple[Tensor, Tensor]  # cosines and sines, (N, 1, d / 2) each
+from instructgpt.model.rope import Rotary, rotary_table, rotate
 
 
 class Norm(nn.Module):
-    """LayerNorm (arXiv:1607.06450) or RMSNorm (arXiv:1910.07467) over the width."""
+    """LayerNorm (arXiv:1607.06450) or RMSNorm (arXiv:1910.07467) over the last dimension, the width."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, size: int | None = None) -> None:
         super().__init__()
+        size = config.width if size is None else size
         self.eps = config.norm_eps
-        self.weight = nn.Parameter(torch.ones(config.width))
-        self.bias = nn.Parameter(torch.zeros(config.width)) if config.norm == "layer" else None
+        self.weight = nn.Parameter(torch.ones(size))
+        self.bias = nn.Parameter(torch.zeros(size)) if config.norm == "layer" else None
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """(N, D) -> (N, D)."""
+        """(..., size) -> (..., size)."""
         if self.bias is None:
             return F.rms_norm(hidden, self.weight.shape, self.weight, self.eps)
         return F.layer_norm(hidden, self.weight.shape, self.weight, self.bias, self.eps)
@@ -53,7 +52,9 @@ class Attention(nn.Module):
         )
         rows = (config.heads + 2 * config.kv_heads) * config.head_dim
         self.qkv = Linear(config.width, rows, bias=config.attention_bias)
-        self.output = Linear(config.heads * config.head_dim, config.width, bias=config.attention_bias)
+        self.output = Linear(config.heads * config.head_dim, config.width, bias=config.output_bias)
+        self.query_norm = Norm(config, config.head_dim) if config.qk_norm else None
+        self.key_norm = Norm(config, config.head_dim) if config.qk_norm else None
 
     def forward(
         self,
@@ -67,6 +68,9 @@ class Attention(nn.Module):
         both = self.heads + self.kv_heads
         projected = self.qkv(hidden).view(-1, both + self.kv_heads, self.head_dim)  # (N, H + 2K, d)
         query_key, value = projected[:, :both], projected[:, both:]
+        if self.query_norm is not None and self.key_norm is not None:
+            query, key = query_key.split((self.heads, self.kv_heads), dim=1)
+            query_key = torch.cat((self.query_norm(query), self.key_norm(key)), dim=1)
         if rotary is not None:
             query_key = rotate(query_key, rotary)
         if cached is not None and stored is not None:
@@ -154,21 +158,20 @@ class Transformer(nn.Module):
             `positions` must continue that slot. Inference only: torch.inference_mode() or no_grad().
         dropout: probability on each layer's two additions to the residual stream; only SFT passes it.
         """
-        packed: PackedPlan | None
-        cached: CachePlan | None
-        if cache is None:
-            packed, cached = plan_packed(lengths, ids.device, self.embedding.weight.dtype), None
-        else:
+        packed: PackedPlan | None = None
+        cached: CachePlan | None = None
+        if cache is not None:
             if torch.is_grad_enabled():
                 raise ValueError("a cached forward pass carries no gradients: use torch.inference_mode()")
             cached = cache.plan(lengths, slots)
-            packed = plan_packed(lengths, ids.device, self.embedding.weight.dtype) if cached.empty else None
+        if cached is None or cached.empty:
+            packed = plan_packed(lengths, ids.device, self.embedding.weight.dtype, self.config.window)
         hidden = self.embedding(ids)
         rotary = None
         if self.position_embedding is not None:
             hidden = hidden + self.position_embedding(positions)
         else:
-            rotary = rotary_table(positions, self.config, hidden.dtype)
+            rotary = rotary_table(positions, lengths, self.config, hidden.dtype)
         if dropout:
             hidden = F.dropout(hidden, dropout)
         for number, block in enumerate(self.blocks):
@@ -177,39 +180,3 @@ class Transformer(nn.Module):
         if cache is not None:
             cache.advance(lengths, slots)
         return self.final_norm(hidden)
-
-
-def rotary_table(positions: Tensor, config: ModelConfig, dtype: torch.dtype) -> Rotary:
-    """Cosines and sines (N, 1, d / 2) of rotary positions (arXiv:2104.09864), computed in float32."""
-    half = torch.arange(0, config.head_dim, 2, dtype=torch.float32, device=positions.device)
-    frequencies = 1.0 / config.rope_theta ** (half / config.head_dim)
-    angles = positions.float()[:, None] * frequencies  # (N, d / 2)
-    return angles.cos().to(dtype)[:, None], angles.sin().to(dtype)[:, None]
-
-
-def rotate(heads: Tensor, rotary: Rotary) -> Tensor:
-    """Turn (N, H, d) by its positions; number i is paired with number i + d / 2, as in Hugging Face Llama."""
-    turned: Tensor = _Turn.apply(heads, *rotary)
-    return turned
-
-
-class _Turn(torch.autograd.Function):
-    """Four passes over memory, nothing of the input kept: the way back is the turn by the opposite angle."""
-
-    @staticmethod
-    def forward(ctx: Any, heads: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
-        ctx.save_for_backward(cosine, sine)
-        return _turn(heads, cosine, sine, 1)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        cosine, sine = ctx.saved_tensors
-        return _turn(gradient, cosine, sine, -1), None, None
-
-
-def _turn(heads: Tensor, cosine: Tensor, sine: Tensor, direction: int) -> Tensor:
-    turned = torch.empty(heads.shape, dtype=heads.dtype, device=heads.device)
-    (first, second), (left, right) = heads.chunk(2, dim=-1), turned.chunk(2, dim=-1)
-    torch.mul(first, cosine, out=left).addcmul_(second, sine, value=-direction)
-    torch.mul(second, cosine, out=right).addcmul_(first, sine, value=direction)
-    return turned

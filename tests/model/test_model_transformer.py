@@ -8,15 +8,21 @@ import pytest
 import torch
 
 from instructgpt.errors import ConfigError
-from instructgpt.model.attention import EXPLICIT_LENGTH, plan_packed
+from instructgpt.model.attention import EXPLICIT_LENGTH, packed_attention, plan_packed
 from instructgpt.model.cache import KVCache
-from instructgpt.model.config import ModelConfig
+from instructgpt.model.config import ModelConfig, RopeScaling
 from instructgpt.model.heads import new_language_model, new_scalar_model, scalar_from_language
-from instructgpt.model.transformer import rotary_table, rotate
+from instructgpt.model.rope import rotary_table, rotate
 
 GPT2 = ModelConfig.gpt2(vocab_size=61, width=32, layers=2, heads=4, context=160)
 LLAMA = ModelConfig.llama(vocab_size=61, width=32, layers=2, heads=4, kv_heads=2, context=160, tied=False)
-CONFIGS = pytest.mark.parametrize("config", [GPT2, LLAMA], ids=["gpt2", "llama"])
+# Windows on either side of the length from which another kernel computes attention.
+MISTRAL = dataclasses.replace(LLAMA, family="mistral", window=5)
+WIDE = dataclasses.replace(MISTRAL, window=EXPLICIT_LENGTH + 6)
+QWEN3 = dataclasses.replace(LLAMA, family="qwen3", qk_norm=True, rope=RopeScaling("yarn", 4.0, 40))
+CONFIGS = pytest.mark.parametrize(
+    "config", [GPT2, LLAMA, MISTRAL, WIDE, QWEN3], ids=["gpt2", "llama", "mistral", "wide", "qwen3"]
+)
 
 
 def lively(config, seed=0):
@@ -110,6 +116,77 @@ def test_several_tokens_after_a_prefix_on_any_slots(config):
     assert cache.lengths.tolist() == [0, 9, 6, 0, 0, 14]
 
 
+def slow_attention(query_key, value, heads, window):
+    """One document, one head and one token at a time: a softmax over itself and the window - 1 before it."""
+    out = []
+    for t in range(value.shape[0]):
+        for h in range(heads):
+            k = h * value.shape[1] // heads
+            first = max(0, t + 1 - window)
+            keys = query_key[first : t + 1, heads + k]
+            scores = (keys @ query_key[t, h]) / value.shape[2] ** 0.5
+            out.append(scores.softmax(0) @ value[first : t + 1, k])
+    return torch.stack(out).view(value.shape[0], -1)
+
+
+@pytest.mark.parametrize("length", [6, EXPLICIT_LENGTH, EXPLICIT_LENGTH + 20])
+@pytest.mark.parametrize("window", [1, 5, EXPLICIT_LENGTH + 3, 1000])
+def test_a_token_sees_its_window(length, window):
+    generator = torch.Generator().manual_seed(0)
+    query_key = torch.randn(length, 6, 8, generator=generator)  # 4 query and 2 key heads
+    value = torch.randn(length, 2, 8, generator=generator)
+    plan = plan_packed([length], torch.device("cpu"), torch.float32, window)
+    got = packed_attention(query_key, value, 4, plan)
+    torch.testing.assert_close(got, slow_attention(query_key, value, 4, window), atol=1e-5, rtol=1e-5)
+
+
+def test_a_document_inside_the_window_takes_the_path_without_one():
+    """Bit by bit the same numbers, and no mask is made for long documents."""
+    for length in (10, EXPLICIT_LENGTH + 6):
+        with_window = plan_packed([length, 7], torch.device("cpu"), torch.float32, length).groups
+        without = plan_packed([length, 7], torch.device("cpu"), torch.float32).groups
+        for left, right in zip(with_window, without, strict=True):
+            assert (left.hidden is None) == (right.hidden is None)
+            assert left.hidden is None or torch.equal(left.hidden, right.hidden)
+
+
+def test_decoding_reads_no_more_of_the_cache_than_the_window():
+    cache = KVCache(MISTRAL, slots=2, capacity=40)
+    cache.lengths[:] = torch.tensor([30, 20])
+    plan = cache.plan([1, 1], None)
+    # New tokens at 30 and 20 with a window of 5: the first one seen is at 16.
+    assert (plan.first, plan.seen) == (16, 31)
+    assert plan.read(cache.keys[0]).shape == (2, 2, 15, 8)
+    seen = [[place for place in range(16, 31) if plan.bias[row, 0, 0, place - 16] == 0] for row in range(2)]
+    assert seen == [[26, 27, 28, 29, 30], [16, 17, 18, 19, 20]]
+    cache.lengths[:] = 30
+    assert cache.plan([1, 1], None).bias is None  # all five for both rows
+
+
+@pytest.mark.parametrize("length", [20, EXPLICIT_LENGTH + 20])
+def test_a_window_under_autocast(length):
+    """bfloat16 products take the same mask."""
+    model, rows = lively(MISTRAL), documents([length, 3])
+    with torch.no_grad():
+        with torch.autocast("cpu", torch.bfloat16):
+            got = model.logits(model(*packed(rows))).float()
+        expected = torch.cat(alone(model, rows))
+    # bfloat16 keeps 8 bits: 2^-8 a rounding of numbers of size about 1, a few dozen roundings.
+    assert float((got - expected).abs().max()) < 0.05 * float(expected.abs().max())
+
+
+def test_dynamic_scaling_follows_each_documents_own_length():
+    """Within the context nothing changes; beyond, a document's neighbours do not matter."""
+    scaled = dataclasses.replace(LLAMA, context=16, rope=RopeScaling("dynamic", 2.0))
+    model, plain = lively(scaled), lively(dataclasses.replace(LLAMA, context=16))
+    short, long = documents([16, 40])
+    assert torch.equal(alone(model, [short])[0], alone(plain, [short])[0])
+    together = model.logits(model(*packed([short, long]))).split([16, 40])
+    for got, expected in zip(together, alone(model, [short, long]), strict=True):
+        torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(together[1], alone(plain, [long])[0], atol=1e-3)
+
+
 def test_cache_moves_grows_and_resets():
     model, rows = lively(LLAMA), documents([6, 4])
     cache = KVCache(LLAMA, slots=3, capacity=6)
@@ -148,7 +225,7 @@ def test_rotary_keeps_length_and_sees_only_the_distance():
     query, key = torch.randn(2, 1, 1, LLAMA.head_dim, generator=generator)
 
     def product(m, n):
-        at = rotary_table(torch.tensor([m, n]), LLAMA, torch.float32)
+        at = rotary_table(torch.tensor([m, n]), [1, 1], LLAMA, torch.float32)
         turned = rotate(torch.cat((query, key)), at)
         return float(turned[0].flatten() @ turned[1].flatten())
 

@@ -31,7 +31,7 @@ class RewardConfig:
     batch: int = 64
     """Prompts in an optimizer step, each with all pairs of its replies. [P]: 64."""
     lr: float = 9e-6
-    """Peak learning rate; a cosine takes it down to a tenth. [P]: 9e-6, robust to half and double of it."""
+    """Peak learning rate; a cosine takes it down to a tenth. [P]: 9e-6; changes by up to half do little."""
     warmup: int = 0
     """Steps of linear warm-up. [P]: none."""
     max_length: int = 0

@@ -44,6 +44,8 @@ class BestOfNConfig:
     """Prompts: a JSONL file, a glob, or several with commas."""
     out: str = ""
     """Run folder for best.jsonl (demonstrations, so that `sft` can train on them) and summary.json."""
+    count: int = 0
+    """How many of the prompts, from the first; 0 = all."""
     n: int = 4
     """Replies to choose from."""
     judge: str = ""
@@ -72,6 +74,8 @@ class BestOfNConfig:
             if getattr(self, name) < 1:
                 flag = "--" + name.replace("_", "-")
                 raise ConfigError(f"{name} is {getattr(self, name)}", flag, "use at least 1")
+        if self.count < 0:
+            raise ConfigError(f"count is {self.count}", "--count", "use 0 (all) or more")
         if any(not 1 <= n <= self.n for n in self.counts):
             raise ConfigError(f"--curve is {self.curve}", "--curve", f"use numbers from 1 to {self.n}")
         if self.paths and self.temperature != 1.0:
@@ -129,7 +133,7 @@ def _tracks(paths: str) -> dict[str, list[Path]]:
 
 def _write(run: Run, config: BestOfNConfig, tracks: dict[str, list[Path]]) -> dict[str, Any]:
     device = pick_device(config.device)
-    prompts = read_prompts(config.prompts)
+    prompts = read_prompts(config.prompts)[: config.count or None]
     source = Candidate("model", *open_model(config.model, device, pick_dtype(config.dtype)))
     reward = load_reward(config.reward, device)
     judge = load_judge(judge_spec(config.judge), config.seed, device) if config.judge else None

@@ -20,11 +20,25 @@ MAX_TOKENS = 8192
 
 @dataclass(frozen=True)
 class TextLoss:
-    """Mean negative log-likelihood over `tokens` predicted tokens of `documents` documents."""
+    """Negative log-likelihood in nats and number of predicted tokens, one of each a document."""
 
-    loss: float
-    tokens: int
-    documents: int
+    nats: list[float]
+    tokens_each: list[int]
+
+    @property
+    def loss(self) -> float:
+        """Mean over all predicted tokens, nats per token."""
+        return sum(self.nats) / self.tokens
+
+    @property
+    def tokens(self) -> int:
+        """Predicted tokens of all documents."""
+        return sum(self.tokens_each)
+
+    @property
+    def documents(self) -> int:
+        """How many documents there are."""
+        return len(self.nats)
 
 
 def text_loss(
@@ -45,26 +59,26 @@ def text_loss(
     head = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
     plain = [text if isinstance(text, str) else text.text for text in texts]
     documents = [[*head, *ids, tokenizer.eos_id] for ids in tokenizer.encode_batch(plain)]
-    loss, tokens = document_loss(model, documents, max_tokens)
-    return TextLoss(loss, tokens, len(documents))
+    return document_loss(model, documents, max_tokens)
 
 
 @torch.inference_mode()
 def document_loss(
     model: LanguageModel, documents: Sequence[list[int]], max_tokens: int = MAX_TOKENS
-) -> tuple[float, int]:
-    """(nats per token, predicted tokens) of documents given as ids; see `text_loss`."""
+) -> TextLoss:
+    """Loss of documents given as ids; see `text_loss`."""
     context = model.config.context
-    pieces = [
-        ids[start : start + context]
-        for ids in documents
+    cut = [
+        (number, ids[start : start + context])
+        for number, ids in enumerate(documents)
         for start in range(0, max(1, len(ids) - 1), context - 1)
     ]
-    pieces = [piece for piece in pieces if len(piece) > 1]
+    owners = [number for number, piece in cut if len(piece) > 1]
+    pieces = [piece for _, piece in cut if len(piece) > 1]
     if not pieces:
         raise DataError("there is no text whose loss could be taken", cure="give documents with text in them")
     device = next(model.parameters()).device
-    total, count = 0.0, 0
+    nats, tokens = [0.0] * len(documents), [0] * len(documents)
     for batch in plan_batches([len(piece) for piece in pieces], max_tokens):
         ids, positions, lengths = pack_ids([pieces[i] for i in batch])
         hidden = model(ids.to(device), positions.to(device), lengths)  # (N, D)
@@ -72,6 +86,8 @@ def document_loss(
         predicts[torch.tensor(lengths).cumsum(0) - 1] = False  # the last token of a piece predicts nothing
         targets = ids.roll(-1)[predicts].to(device)
         logprobs = token_logprobs(hidden[predicts.to(device)], model.unembedding, targets)
-        total -= float(logprobs.cpu().double().sum())
-        count += len(targets)
-    return total / count, count
+        each = logprobs.cpu().double().split([length - 1 for length in lengths])
+        for i, piece in zip(batch, each, strict=True):
+            nats[owners[i]] -= float(piece.sum())
+            tokens[owners[i]] += len(piece)
+    return TextLoss(nats, tokens)

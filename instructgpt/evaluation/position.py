@@ -11,7 +11,7 @@ from instructgpt.evaluation.answers import Candidate, answer
 from instructgpt.evaluation.divergence import reply_divergence
 from instructgpt.evaluation.judge import Judge
 from instructgpt.generation.reply import Reply
-from instructgpt.scoring.reward import Reward, RewardModel
+from instructgpt.scoring.reward import Ensemble, Reward, RewardModel
 from instructgpt.text.chat import render_prompt
 from instructgpt.text.tokenizer import Tokenizer
 
@@ -80,10 +80,10 @@ def score_replies(
 ) -> list[list[float]]:
     """Rewards [prompt][sample].
 
-    A reward model of the same tokenizer reads the very ids, as in RL: a reply that was cut is scored as cut.
-    Others read texts.
+    A reward model, or an ensemble, of the same tokenizer reads the very ids, as in RL: a reply that was cut
+    is scored as cut. Others read texts.
     """
-    if isinstance(reward, RewardModel) and reward.tokenizer.fingerprint == tokenizer.fingerprint:
+    if isinstance(reward, RewardModel | Ensemble) and reward.tokenizer.fingerprint == tokenizer.fingerprint:
         sequences = []
         for prompt, row in zip(prompts, replies, strict=True):
             ids = render_prompt(tokenizer, prompt.messages)

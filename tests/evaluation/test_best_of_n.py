@@ -171,15 +171,17 @@ def test_log_probabilities_and_repeats_are_kept(world: Path, tmp_path: Path) -> 
         assert row["same"] == [min(j for j in range(4) if ids[j] == one) for one in ids]
 
 
-def test_the_curve_can_be_chosen(world: Path, tmp_path: Path) -> None:
-    summary = run(config(world, str(world / "reward"), tmp_path / "out", curve="3,2"))
+def test_the_curve_and_the_prompts_can_be_chosen(world: Path, tmp_path: Path) -> None:
+    summary = run(config(world, str(world / "reward"), tmp_path / "out", curve="3,2", count=4))
     assert [row["n"] for row in summary["curve"]] == [1, 2, 3]
+    assert summary["prompts"] == 4 == len(rows(tmp_path / "out"))
 
 
 @pytest.mark.parametrize(
     ("more", "message"),
     [
         ({"curve": "2,5"}, "use numbers from 1 to 4"),
+        ({"count": -1}, "use 0 .all. or more"),
         ({"curve": "two"}, "give whole numbers"),
         ({"paths": "somewhere", "temperature": 0.5}, "use --temperature 1"),
         ({"paths": "a=somewhere,a=elsewhere"}, "two runs have one name"),

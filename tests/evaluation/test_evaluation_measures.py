@@ -31,13 +31,13 @@ def logprobs_alone(model: LanguageModel, ids: list[int]) -> torch.Tensor:
 def test_document_loss_is_the_mean_over_all_predicted_tokens() -> None:
     model = tiny(0)
     documents = [[1, 5, 9, 2], [1, 7], [1, 3, 3, 8, 20, 39, 2]]
-    total = 0.0
+    each = []
     for ids in documents:
         table = logprobs_alone(model, ids)
-        total -= sum(float(table[i, ids[i + 1]]) for i in range(len(ids) - 1))
-    loss, count = document_loss(model, documents, max_tokens=8)
-    assert count == 3 + 1 + 6
-    assert loss == pytest.approx(total / count, abs=1e-5)
+        each.append(-sum(float(table[i, ids[i + 1]]) for i in range(len(ids) - 1)))
+    found = document_loss(model, documents, max_tokens=8)
+    assert found.tokens_each == [3, 1, 6] and found.nats == pytest.approx(each, abs=1e-4)
+    assert found.loss == pytest.approx(sum(each) / 10, abs=1e-5)
 
 
 def test_a_long_document_is_predicted_once_token_by_token() -> None:
@@ -48,9 +48,9 @@ def test_a_long_document_is_predicted_once_token_by_token() -> None:
     for piece in ([1, 5, 9, 2], [2, 7, 3, 8], [8, 4, 6]):
         table = logprobs_alone(model, piece)
         total -= sum(float(table[i, piece[i + 1]]) for i in range(len(piece) - 1))
-    loss, count = document_loss(model, [ids])
-    assert count == 8
-    assert loss == pytest.approx(total / 8, abs=1e-5)
+    found = document_loss(model, [ids])
+    assert (found.tokens, found.documents) == (8, 1)
+    assert found.loss == pytest.approx(total / 8, abs=1e-5)
 
 
 def test_text_loss_of_a_model_that_knows_nothing_is_the_log_of_the_vocabulary() -> None:

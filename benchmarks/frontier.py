@@ -1,0 +1,152 @@
+"""PPO-ptx against best-of-n at equal KL, on the practice world.
+
+Takes finished demo runs, trains PPO-ptx longer and more carefully than the demo has time for (`PPO` below;
+one run for each beta), puts every checkpoint on the axes of best-of-n for n = 1, 2, 4, 8, 16 on held-out
+prompts, and holds PPO-ptx's gain at the KL of best-of-n against best-of-n's gain: reward-model score and
+hidden utility, at the analytic KL and at the estimated one. Writes docs/results/frontier.md and
+docs/images/frontier.svg. Finished parts are skipped: it can be interrupted. Exit code 1 if a bound is missed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from instructgpt.evaluation.best_of_n import BestOfNConfig
+from instructgpt.evaluation.best_of_n import run as best_of_n
+from instructgpt.evaluation.best_of_n_report import PLOT
+from instructgpt.rlhf.train import PPOConfig, train
+from instructgpt.runtime.checkpoint import final_checkpoint
+from instructgpt.runtime.device import release_memory
+
+Summary = Mapping[str, Any]
+DOCS = Path(__file__).parent.parent / "docs"
+RESULTS, FIGURE = DOCS / "results" / "frontier.md", DOCS / "images" / "frontier.svg"
+BOUND, MOST, PROMPTS = 0.9, 16, 500
+BETAS: tuple[float, ...] = (0.2,)
+# What differs from the demo's PPO-ptx.
+PPO: dict[str, Any] = {}
+
+
+def paths(run: Path, out: Path) -> dict[str, Path]:
+    """Train PPO-ptx on the models of a demo run, once for each beta; name -> run folder."""
+    settings = json.loads((run / "ppo_ptx" / "config.json").read_text(encoding="utf-8"))["config"]
+    folders = {}
+    for beta in BETAS:
+        folder = out / f"beta-{beta:g}"
+        values = {**settings, **PPO, "beta": beta, "out": str(folder)}
+        known = {name: value for name, value in values.items() if name in PPOConfig.__dataclass_fields__}
+        train(PPOConfig(**known))
+        release_memory()
+        folders[f"beta_{beta:g}"] = folder
+    return folders
+
+
+def measure(run: Path, out: Path, folders: Mapping[str, Path]) -> Summary:
+    """Best-of-n of the demo's SFT model with the checkpoints on its axes: all betas as one set."""
+    checkpoints = out / "all" / "checkpoints"
+    checkpoints.mkdir(parents=True, exist_ok=True)
+    number = 0
+    for folder in folders.values():
+        for step in sorted((folder / "checkpoints").glob("step-*")):
+            number += 1
+            link = checkpoints / f"step-{number:06d}"
+            if not link.exists():
+                link.symlink_to(step.resolve(), target_is_directory=True)
+    settings = json.loads((run / "ppo_ptx" / "config.json").read_text(encoding="utf-8"))["config"]
+    return best_of_n(
+        BestOfNConfig(
+            model=str(final_checkpoint(run / "sft")),
+            reward=str(final_checkpoint(run / "reward")),
+            prompts=str(run / "world" / "prompts_eval.jsonl"),
+            count=PROMPTS,
+            out=str(out / "best-of-n"),
+            n=MOST,
+            judge=f"practice:{run / 'world'}",
+            paths=f"ppo_ptx={out / 'all'}",
+            max_new=settings["max_new"],
+            seed=settings["seed"],
+            device=settings["device"],
+        )
+    )
+
+
+def check(summaries: Mapping[str, Summary]) -> tuple[list[str], int]:
+    """Table rows of all shares, and how many are below the bound."""
+    rows, missed = [], 0
+    for name, summary in summaries.items():
+        for share in summary["shares"]["ppo_ptx"]:
+            cells = []
+            for key in ("reward", "score"):
+                found = share[key]
+                good = found["mean"] >= BOUND
+                missed += not good
+                text = f"{found['mean']:.3f} [{found['low']:.3f}, {found['high']:.3f}]"
+                cells.append(text if good else f"**{text}**")
+            rows.append(
+                f"| {name} | {share['n']} | {share['kind']} | {share['kl']:.3f} | {' | '.join(cells)} |"
+            )
+    return rows, missed
+
+
+def page(summaries: Mapping[str, Summary], rows: Sequence[str], missed: int) -> str:
+    """docs/results/frontier.md."""
+    changes = ", ".join(f"{key} {value}" for key, value in PPO.items())
+    lines = [
+        "# PPO-ptx against best-of-n at equal KL",
+        "",
+        f"`python -m benchmarks.frontier` on {date.today().isoformat()}: {os.cpu_count()} cores, "
+        f"{platform.machine()}, Python {platform.python_version()}. {missed} of {2 * len(rows)} shares are "
+        f"below {BOUND:g} (bold). This page is written by `benchmarks/frontier.py`.",
+        "",
+        "A share is PPO-ptx's gain over the SFT model, within the KL that best-of-n spends, divided by "
+        f"best-of-n's gain, on {PROMPTS} prompts that nothing was trained on; in brackets the 95 % bootstrap "
+        "interval over prompts. `analytic` is log n - (n-1)/n, an upper bound on best-of-n's KL that is "
+        "reached where no reply repeats; `estimated` is the KL itself, estimated from the same replies. "
+        "Between checkpoints PPO is read off their upper hull by reward, which mixtures of them reach "
+        "([best of n](../best-of-n.md)).",
+        "",
+        f"PPO-ptx with beta {', '.join(f'{beta:g}' for beta in BETAS)}; what differs from the demo's "
+        f"settings: {changes}.",
+        "",
+        "| run | n | KL | nats | reward | hidden utility |",
+        "|---|---|---|---|---|---|",
+        *rows,
+        "",
+        "![reward and hidden utility against KL](../images/frontier.svg)",
+        "",
+    ]
+    for name, summary in summaries.items():
+        lines += [f"## {name}", "", "```", str(summary["table"]).rstrip(), "```", ""]
+    return "\n".join(lines)
+
+
+def main() -> int:
+    """Train, measure, write the page."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", default="runs/verify/seed-0", help="finished demo runs, commas between")
+    parser.add_argument("--out", default="runs/frontier", help="folder of what is trained and measured here")
+    arguments = parser.parse_args()
+    summaries: dict[str, Summary] = {}
+    for folder in map(Path, arguments.runs.split(",")):
+        out = Path(arguments.out) / folder.name
+        summaries[folder.name] = measure(folder, out, paths(folder, out))
+    rows, missed = check(summaries)
+    text = page(summaries, rows, missed)
+    RESULTS.parent.mkdir(parents=True, exist_ok=True)
+    RESULTS.write_text(text, encoding="utf-8")
+    FIGURE.parent.mkdir(parents=True, exist_ok=True)
+    first = Path(arguments.out) / next(iter(summaries)) / "best-of-n" / PLOT
+    FIGURE.write_text(first.read_text(encoding="utf-8"), encoding="utf-8")
+    print(text)
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,64 @@
+"""The pages of the frontier and of the tax: made-up summaries that pass, and each figure made worse fails."""
+
+import copy
+from typing import Any
+
+import pytest
+
+from benchmarks import frontier, tax
+
+
+def interval(mean: float) -> dict[str, float]:
+    return {"mean": mean, "low": mean - 0.05, "high": mean + 0.05, "n": 500}
+
+
+def compared() -> dict[str, Any]:
+    """Shares of a run that reaches 0.95 of best-of-n's gain everywhere."""
+    shares = [
+        {"n": n, "kind": kind, "kl": 0.2 * n, "reward": interval(0.95), "score": interval(0.95)}
+        for n in (2, 4, 8, 16)
+        for kind in ("analytic", "estimated")
+    ]
+    return {"shares": {"ppo_ptx": shares}, "table": "a table"}
+
+
+def test_shares_above_the_bound_miss_nothing() -> None:
+    rows, missed = frontier.check({"seed-0": compared(), "seed-1": compared()})
+    assert missed == 0 and len(rows) == 16
+    text = frontier.page({"seed-0": compared(), "seed-1": compared()}, rows, missed)
+    assert "0 of 32 shares are below 0.9" in text and "| seed-1 | 16 | estimated |" in text
+
+
+@pytest.mark.parametrize("key", ["reward", "score"])
+def test_one_share_below_the_bound_is_seen(key: str) -> None:
+    summary = compared()
+    summary["shares"]["ppo_ptx"][3][key] = interval(0.89)
+    rows, missed = frontier.check({"seed-0": summary})
+    assert missed == 1 and sum("**0.890" in row for row in rows) == 1
+
+
+def swept() -> dict[str, Any]:
+    good = {"name": "a", "ptx_coef": 0.5, "beta": 0.1, "recovered": interval(0.95), "cost": interval(0.1)}
+    dear = {"name": "b", "ptx_coef": 0.0, "beta": 2.0, "recovered": interval(0.95), "cost": interval(0.5)}
+    return {
+        "verdict": {"holds": True, "ptx": [good], "beta": [dear], "text": "so it is"},
+        "failed": {},
+        "table": "a table",
+    }
+
+
+def test_a_sweep_that_holds() -> None:
+    text = tax.page({"seed-0": swept()})
+    assert "0 of 1 runs miss the bound" in text and "Holds." in text
+    assert "| ptx coefficient 0.5 | 0.95 [0.90, 1.00] | 0.10 [0.05, 0.15] | both |" in text
+    assert "| beta 2 | 0.95 [0.90, 1.00] | 0.50 [0.45, 0.55] |  |" in text
+
+
+@pytest.mark.parametrize(
+    "worse",
+    [{"verdict": None}, {"failed": {"a": "why"}}, {"verdict": {**swept()["verdict"], "holds": False}}],
+)
+def test_a_sweep_that_does_not_hold_is_seen(worse: dict[str, Any]) -> None:
+    bad = copy.deepcopy(swept()) | worse
+    assert not tax.held(bad)
+    assert "1 of 2 runs miss the bound" in tax.page({"seed-0": swept(), "seed-1": bad})

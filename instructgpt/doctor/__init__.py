@@ -1,0 +1,1 @@
+"""Does this installation compute what it claims? What is installed, the invariants, the exact certificate."""

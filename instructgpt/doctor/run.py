@@ -1,0 +1,129 @@
+"""Verb `doctor`: what is installed here, and on request the proof that PPO computes what it claims."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+from tyro.constructors import PrimitiveConstructorSpec
+
+from instructgpt.doctor.certificate import SEEDS, Outcome
+from instructgpt.doctor.installed import cores, installed, installed_table
+from instructgpt.doctor.invariants import Finding, check_invariants
+from instructgpt.doctor.spread import Job, ranks, run_jobs
+from instructgpt.doctor.verdict import (
+    Row,
+    findings_as_json,
+    findings_table,
+    full_settings,
+    quick_settings,
+    rows_as_json,
+    rows_of,
+    rows_table,
+)
+from instructgpt.errors import CheckError, ConfigError
+from instructgpt.runtime.device import pick_device
+from instructgpt.runtime.files import write_json
+from instructgpt.runtime.metrics import Progress
+
+_KINDS = ("quick", "full")
+# `--certify` may stand alone: the quick certificate.
+_CERTIFY: PrimitiveConstructorSpec[str] = PrimitiveConstructorSpec(
+    nargs=(0, 1),
+    metavar="[quick|full]",
+    instance_from_str=lambda words: words[0] if words else "quick",
+    is_instance=lambda value: isinstance(value, str),
+    str_from_instance=lambda value: [value] if value else [],
+)
+
+
+@dataclass(frozen=True)
+class DoctorConfig:
+    """What is installed and what is missing; with --certify, PPO against optima that are known exactly."""
+
+    certify: Annotated[Literal["", "quick", "full"], _CERTIFY] = ""
+    """Check every invariant and train PPO on enumerable worlds: alone or `quick` under 3 minutes on 2 cores,
+    `full` every kind of world. Under torchrun its processes share the work."""
+    device: str = "auto"
+    """auto, cpu, cuda, mps."""
+    processes: int = 0
+    """Processes to start for --certify; 0 = one a core. Changes no result."""
+    out: str = ""
+    """Folder to write summary.json into; empty = none."""
+
+    def __post_init__(self) -> None:
+        if self.certify not in ("", *_KINDS):
+            raise ConfigError(f"--certify is {self.certify!r}", "--certify", "give quick or full, or nothing")
+        if self.processes < 0:
+            raise ConfigError(f"--processes is {self.processes}", "--processes", "give 0 or more")
+
+
+def run(config: DoctorConfig) -> dict[str, Any]:
+    """Report on this installation and, if asked, certify it; returns the summary.
+
+    Summary: `installed` (see `doctor.installed`), `table`; with --certify also `invariants`, `certificate`
+    (a list of rows each), `missed` (how many bounds) and `seconds`.
+
+    Raises:
+        CheckError: a bound is missed; the table was printed and summary.json written before.
+        ConfigError: the device is not there.
+    """
+    started = time.monotonic()
+    device = pick_device(config.device)
+    found = installed(device)
+    summary: dict[str, Any] = {"installed": found, "table": installed_table(found)}
+    if config.certify:
+        findings = check_invariants(device)
+        rows = rows_of(_outcomes(config, device))
+        missed = [finding.name for finding in findings if not finding.holds] + [
+            f"{row.setting.reference} reference, {row.setting.rewards} rewards, beta {row.setting.beta:g}"
+            for row in rows
+            if not row.holds
+        ]
+        summary |= {
+            "certify": config.certify,
+            "invariants": findings_as_json(findings),
+            "certificate": rows_as_json(rows),
+            "missed": len(missed),
+            "seconds": time.monotonic() - started,
+            "table": _table(found, findings, rows),
+        }
+    rank, _ = ranks()
+    if config.out and rank == 0:
+        write_json(Path(config.out) / "summary.json", summary)
+    if summary.get("missed") and rank == 0:
+        print(summary["table"])
+        raise CheckError(
+            f"{summary['missed']} of {len(findings) + len(rows)} bounds are missed: {'; '.join(missed)}",
+            "doctor --certify",
+            "do not trust PPO of this installation: compare the versions above with those of "
+            "constraints.txt, and report what you see",
+        )
+    return summary
+
+
+def _outcomes(config: DoctorConfig, device: torch.device) -> list[Outcome]:
+    settings = quick_settings() if config.certify == "quick" else full_settings()
+    # Longest first or not makes no difference: all runs take the same time.
+    jobs: list[Job] = [(setting, seed) for setting in settings for seed in SEEDS]
+    rank, world_size = ranks()
+    progress = Progress("certificate", len(range(rank, len(jobs), world_size)))
+
+    def show(outcome: Outcome) -> None:
+        setting = outcome.setting
+        progress.note = f"{setting.reference} {setting.rewards} beta {setting.beta:g}: {outcome.raw:.4f}"
+        progress.advance()
+
+    with contextlib.redirect_stdout(sys.stderr):
+        outcomes = run_jobs(jobs, device, config.processes or cores(), show)
+    progress.close()
+    return outcomes
+
+
+def _table(found: dict[str, Any], findings: list[Finding], rows: list[Row]) -> str:
+    return "\n\n".join([installed_table(found), findings_table(findings), rows_table(rows)])

@@ -1,0 +1,124 @@
+"""The verb: flags, what is printed and written, exit codes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from instructgpt import __version__, cli
+from instructgpt.config import parse
+from instructgpt.doctor import installed as installed_module
+from instructgpt.doctor import run as verb
+from instructgpt.doctor.certificate import Outcome, Setting
+from instructgpt.doctor.installed import installed, installed_table
+from instructgpt.doctor.invariants import Finding
+from instructgpt.doctor.run import DoctorConfig, run
+from instructgpt.errors import CheckError, ConfigError
+
+EASY = Setting("flat", "structured", 0.5)
+
+
+@pytest.fixture
+def figures(monkeypatch) -> dict:
+    """The certificate without its training: every run reaches `raw`, the one invariant is off by `far`."""
+    given = {"raw": 0.999, "far": 1e-6, "jobs": [], "processes": None}
+
+    def run_jobs(jobs, device, processes, on_outcome):
+        given["jobs"], given["processes"] = jobs, processes
+        outcomes = [Outcome(s, seed, given["raw"], given["raw"], 1.0, 1.0, 1.0) for s, seed in jobs]
+        for outcome in outcomes:
+            on_outcome(outcome)
+        return outcomes
+
+    monkeypatch.setattr(verb, "run_jobs", run_jobs)
+    monkeypatch.setattr(verb, "check_invariants", lambda device: [Finding(2, "one", given["far"], 1e-4)])
+    return given
+
+
+def test_what_is_installed() -> None:
+    found = installed(torch.device("cpu"))
+    assert found["instructgpt"] == __version__
+    assert found["packages"]["torch"] == torch.__version__.split("+")[0] or found["packages"]["torch"]
+    assert found["missing_extras"] == {}
+    assert found["cores"] >= 1 and found["threads"] == torch.get_num_threads()
+    assert f"device             cpu ({found['device_name']})" in installed_table(found)
+
+
+def test_a_missing_extra_is_named_with_its_cure(monkeypatch) -> None:
+    needs = ["torch>=2.9", 'gguf>=0.17; extra == "gguf"', "no-such-thing>=1; extra == 'eval'",
+             'instructgpt[gguf,eval]; extra == "test"', 'also_not-there; extra == "eval"']  # fmt: skip
+    monkeypatch.setattr(installed_module.metadata, "requires", lambda name: needs)
+    found = installed(torch.device("cpu"))
+    assert found["missing_extras"] == {"eval": ["no-such-thing", "also_not-there"]}
+    assert "instructgpt" not in found["packages"] and found["packages"]["gguf"]
+    table = installed_table(found)
+    assert "extra 'eval' lacks no-such-thing, also_not-there: pip install 'instructgpt[eval]'" in table
+    monkeypatch.setattr(installed_module, "_requirements", list)
+    assert "not installed" in installed_table(installed(torch.device("cpu")))
+
+
+def test_certify_stands_alone_or_with_a_kind(tmp_path: Path) -> None:
+    assert parse(DoctorConfig, [], "doctor").certify == ""
+    assert parse(DoctorConfig, ["--certify"], "doctor").certify == "quick"
+    assert parse(DoctorConfig, ["--certify", "--device", "cpu"], "doctor").certify == "quick"
+    assert parse(DoctorConfig, ["--certify", "full"], "doctor").certify == "full"
+    (tmp_path / "doctor.toml").write_text('certify = "full"\nprocesses = 1\n')
+    given = parse(DoctorConfig, ["--config", str(tmp_path / "doctor.toml")], "doctor")
+    assert (given.certify, given.processes) == ("full", 1)
+    with pytest.raises(ConfigError, match="quick or full"):
+        parse(DoctorConfig, ["--certify", "half"], "doctor")
+    with pytest.raises(ConfigError, match="--processes"):
+        DoctorConfig(processes=-1)
+
+
+def test_without_certify_nothing_is_trained(figures, capsys) -> None:
+    assert cli.main(["doctor", "--device", "cpu", "--json"]) == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert figures["jobs"] == [] and "certificate" not in summary
+    assert summary["installed"]["device"] == "cpu"
+
+
+def test_a_certificate_that_holds(figures, tmp_path, capsys) -> None:
+    command = ["doctor", "--certify", "--device", "cpu", "--processes", "3", "--out", str(tmp_path)]
+    assert cli.main(command) == 0
+    printed = capsys.readouterr().out
+    assert "0.9990 (0.99)" in printed and "MISSED" not in printed and "1.0e-06" in printed
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["missed"] == 0 and summary["seconds"] >= 0
+    assert len(summary["certificate"]) == len({(s, s.beta) for s, _ in figures["jobs"] if not s.shift})
+    assert summary["invariants"] == [
+        {"number": 2, "name": "one", "measured": 1e-6, "bound": 1e-4, "holds": True}
+    ]
+    assert figures["processes"] == 3
+    few = len(figures["jobs"])
+    run(DoctorConfig(certify="full", device="cpu"))
+    assert len(figures["jobs"]) > few and figures["processes"] >= 1
+
+
+@pytest.mark.parametrize("change", [{"raw": 0.9}, {"far": 1e-3}, {"raw": float("nan")}])
+def test_a_missed_bound_is_an_error_after_the_table(figures, change, tmp_path, capsys) -> None:
+    figures |= change
+    assert cli.main(["doctor", "--certify", "--device", "cpu", "--out", str(tmp_path)]) == 2
+    printed = capsys.readouterr()
+    assert "MISSED" in printed.out and "bounds are missed" in printed.err
+    assert json.loads((tmp_path / "summary.json").read_text())["missed"] > 0
+
+
+def test_only_rank_0_speaks(figures, tmp_path, monkeypatch, capsys) -> None:
+    figures["raw"] = 0.5
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert cli.main(["doctor", "--certify", "--device", "cpu", "--out", str(tmp_path), "--json"]) == 0
+    assert capsys.readouterr().out == ""
+    assert not (tmp_path / "summary.json").exists()
+    monkeypatch.setenv("RANK", "0")
+    with pytest.raises(CheckError, match=r"structured rewards, beta 0\.05"):
+        run(DoctorConfig(certify="quick", device="cpu"))
+
+
+def test_a_device_that_is_not_there() -> None:
+    with pytest.raises(ConfigError, match="--device"):
+        run(DoctorConfig(device="cuda:99"))

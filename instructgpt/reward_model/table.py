@@ -13,6 +13,7 @@ _TITLES = {
     "by_category": "category",
 }
 _WIDTH = 26
+_NEAR_ONE = 0.05  # a temperature this near to 1 is called neither over- nor under-confident
 
 
 def accuracy_table(summary: Mapping[str, Any]) -> str:
@@ -91,5 +92,8 @@ def _calibration(found: Mapping[str, Any]) -> str:
     temperature = found["temperature"]
     if temperature is None:
         return text + "no temperature is best (see the docs)"
-    verdict = "over-confident" if temperature > 1 else "under-confident"
+    if abs(temperature - 1) <= _NEAR_ONE:
+        verdict = "as sure as it may be"
+    else:
+        verdict = "over-confident" if temperature > 1 else "under-confident"
     return text + f"best temperature {temperature:.2f} ({verdict})"

@@ -157,6 +157,9 @@ def test_the_table_shows_every_row_and_the_verdict() -> None:
     for shown in ("0.722", "longer wins", "shorter wins", "better is longer", "5/4 to 2", "rewrite", "ECE"):
         assert shown in text
     assert "bag of words" not in text
-    verdict = "over-confident" if found["calibration"]["temperature"] > 1 else "under-confident"
-    assert f"({verdict})" in text
+    for temperature, verdict in ((1.2, "over-confident"), (0.8, "under-confident"), (0.99, "as sure as")):
+        summary["calibration"] = {**found["calibration"], "temperature": temperature}
+        assert f"best temperature {temperature:.2f} ({verdict}" in accuracy_table(summary)
+    summary["calibration"]["temperature"] = None
+    assert "no temperature is best" in accuracy_table(summary)
     assert accuracy_table({"pairs": 0}) == ""

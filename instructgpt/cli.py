@@ -53,7 +53,7 @@ VERBS: dict[str, Verb] = {
         "evaluation.compare", "EvalConfig", "run", "win rate of two models, perplexity, sample table"
     ),
     "convert": Verb(
-        "model.convert", "ConvertConfig", "convert", "import a GGUF file or a Hugging Face folder"
+        "model.convert", "ConvertConfig", "convert", "read GGUF and Hugging Face, write GGUF for llama.cpp"
     ),
     "doctor": Verb(
         "doctor.run", "DoctorConfig", "run", "what is installed; --certify: PPO against a known optimum"

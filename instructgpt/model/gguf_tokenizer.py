@@ -85,11 +85,16 @@ def read_tokenizer(fields: Mapping[str, Any], path: Path) -> Tokenizer:
             tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False)])
         elif token_type == _USER_DEFINED:
             tokenizer.add_tokens([AddedToken(token, normalized=False)])
-    bos = fields.get("tokenizer.ggml.bos_token_id")
-    if fields.get("tokenizer.ggml.add_bos_token", False) and bos is not None:
-        # Only for other programs: our own rendering never adds a token beside the template's.
+    # Only for other programs: our own rendering never adds a token beside the template's.
+    around = {}
+    for name in ("bos", "eos"):
+        index = fields.get(f"tokenizer.ggml.{name}_token_id")
+        if index is not None and fields.get(f"tokenizer.ggml.add_{name}_token", False):
+            around[name] = (tokens[index], index)
+    if around:
+        words = [around[name][0] if name in around else "" for name in ("bos", "eos")]
         tokenizer.post_processor = processors.TemplateProcessing(
-            single=f"{tokens[bos]} $A", special_tokens=[(tokens[bos], bos)]
+            single=f"{words[0]} $A {words[1]}".strip(), special_tokens=list(around.values())
         )
     return tokenizer
 

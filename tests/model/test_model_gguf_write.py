@@ -223,14 +223,14 @@ def test_rules_of_splitting_text(rule, backend, tmp_path):
         assert back.encode(text, special=True) == ours.encode(text, special=True)
 
 
-def test_smollm_rule_and_leading_bos(tmp_path):
+def test_smollm_rule_and_tokens_around_a_text(tmp_path):
     backend = foreign_tokenizer("")
     digits = pre_tokenizers.Digits(individual_digits=True)
     backend.pre_tokenizer = pre_tokenizers.Sequence(
         [digits, pre_tokenizers.ByteLevel(add_prefix_space=False)]
     )
     backend.post_processor = processors.TemplateProcessing(
-        single="<|bos|> $A", special_tokens=[("<|bos|>", 2)]
+        single="<|bos|> $A <|eos|>", special_tokens=[("<|bos|>", 2), ("<|eos|>", 0)]
     )
     folder = with_tokenizer(
         tmp_path / "model", backend, bos_token={"content": "<|bos|>"}, unk_token="<|eos|>"
@@ -239,8 +239,10 @@ def test_smollm_rule_and_leading_bos(tmp_path):
     fields = fields_of(reader)
     assert fields["tokenizer.ggml.pre"] == "smollm"
     assert fields["tokenizer.ggml.add_bos_token"] is True and fields["tokenizer.ggml.bos_token_id"] == 2
-    assert fields["tokenizer.ggml.unknown_token_id"] == 0
-    assert Backend.from_file(str(tmp_path / "back" / "tokenizer.json")).encode("a 12").ids[0] == 2
+    assert fields["tokenizer.ggml.add_eos_token"] is True and fields["tokenizer.ggml.unknown_token_id"] == 0
+    back = Backend.from_file(str(tmp_path / "back" / "tokenizer.json"))
+    assert back.encode("a 12").ids == backend.encode("a 12").ids
+    assert back.encode("a 12").ids[0] == 2 and back.encode("a 12").ids[-1] == 0
 
 
 def spaced(backend):

@@ -2,6 +2,7 @@
 # make test            set up .venv and run the tests (under 12 minutes on 2 cores)
 # make slow            the slower tests
 # make check           formatting, lint, types
+# make mutate          change maths/ and rlhf/ in small ways: do the tests notice? (an hour or two)
 # make verify          what takes hours: three demo seeds; results go to docs/results/
 
 PYTHON ?= python3
@@ -10,7 +11,7 @@ OUT ?= runs/demo
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test slow check verify clean
+.PHONY: demo test slow check mutate verify clean
 
 # torch first and alone: the rest is then resolved around it. Each stamp is remade when its inputs change.
 $(VENV)/.torch: constraints.txt
@@ -26,6 +27,10 @@ $(VENV)/.test: $(VENV)/.torch pyproject.toml
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
 	touch $@
 
+$(VENV)/.mutate: $(VENV)/.test
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[mutate]'
+	touch $@
+
 demo: $(VENV)/.demo
 	$(BIN)/instructgpt demo --out $(OUT) --seed $(SEED)
 
@@ -39,6 +44,9 @@ check: $(VENV)/.test
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+mutate: $(VENV)/.mutate
+	$(BIN)/python -m benchmarks.mutate
 
 verify: $(VENV)/.test
 	$(BIN)/python -m benchmarks.world

@@ -113,19 +113,20 @@ def write_tokenizer(folder: Path, vocab_size: int) -> dict[str, Any]:
     Raises `CheckpointError` for a tokenizer that llama.cpp would apply in another way.
     """
     path = folder / "tokenizer.json"
-    try:
-        spec: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        tokenizer = Tokenizer.from_file(str(path))
-    except FileNotFoundError as error:
+    if not path.is_file():
         raise CheckpointError(
             "the folder has no tokenizer.json",
             where=str(folder),
             cure="put the model's tokenizer.json beside its weights",
-        ) from error
+        )
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises plain Exception
         raise CheckpointError(
             f"tokenizer.json can't be read: {error}", where=str(path), cure="copy the file again"
         ) from error
+    # As the library writes it: a file may leave defaults out, and hold merges in an older form.
+    spec: dict[str, Any] = json.loads(tokenizer.to_str())
     split = _check(spec, path)
     added = {int(token["id"]): token for token in spec["added_tokens"]}
     by_id = {index: token for token, index in tokenizer.get_vocab(with_added_tokens=True).items()}
@@ -140,7 +141,6 @@ def write_tokenizer(folder: Path, vocab_size: int) -> dict[str, Any]:
         tokens.append(by_id.get(index, f"[PAD{index}]"))
         flagged = _CONTROL if added.get(index, {}).get("special") else _USER_DEFINED
         types.append(_UNUSED if index not in by_id else flagged if index in added else _NORMAL)
-    merges = [m if isinstance(m, str) else " ".join(m) for m in spec["model"]["merges"]]
     names = _json(folder / "tokenizer_config.json")
     ids = _special_ids(names, _json(folder / "generation_config.json"), tokenizer)
     fields: dict[str, Any] = {
@@ -148,7 +148,7 @@ def write_tokenizer(folder: Path, vocab_size: int) -> dict[str, Any]:
         "pre": split,
         "tokens": tokens,
         "token_type": types,
-        "merges": merges,
+        "merges": [" ".join(merge) for merge in spec["model"]["merges"]],
         **{f"{name}_token_id": index for name, index in ids.items()},
         **_added_around(tokenizer, ids, path),
         "add_space_prefix": False,

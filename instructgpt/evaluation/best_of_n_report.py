@@ -21,6 +21,8 @@ from instructgpt.runtime.files import write_text
 
 Row = Mapping[str, Any]
 
+_VISIBLE = 0.01  # share of the bound
+
 PLOT, PAGE = "curve.svg", "curve.html"
 _NOT_MEASURED = ("path", "checkpoint")
 
@@ -150,12 +152,19 @@ def write_report(folder: Path, summary: Row, n: int) -> dict[str, Any]:
 
 
 def _curves(summary: Row) -> dict[str, list[dict[str, float]]]:
-    """Best-of-n at both of its KLs, and every path from the model it starts from."""
+    """Best-of-n at both of its KLs where they differ, and every path from the model it starts from."""
     rows = [_plotted(row) for row in summary["curve"]]
-    tied = [row | {"kl": row["kl_estimated"]} for row in rows]
     start = rows[0] | {"kl": 0.0}
-    paths = {name: [start, *map(_plotted, path)] for name, path in summary.get("paths", {}).items()}
-    return {**paths, "best_of_n": rows, "best_of_n_estimated": tied}
+    curves = {name: [start, *map(_plotted, path)] for name, path in summary.get("paths", {}).items()}
+    curves["best_of_n"] = rows
+    if _ties(summary):
+        curves["best_of_n_estimated"] = [row | {"kl": row["kl_estimated"]} for row in rows]
+    return curves
+
+
+def _ties(summary: Row) -> bool:
+    """Whether replies repeat so often that best-of-n's KL is visibly below its bound."""
+    return any(row["kl"] - row["kl_estimated"] > _VISIBLE * row["kl"] for row in summary["curve"])
 
 
 def _plotted(row: Row) -> dict[str, float]:
@@ -204,8 +213,14 @@ def _page(summary: Row, plot: str) -> str:
         {
             "title": "Reward against KL",
             "zh": "奖励与 KL",
-            "note": "Best-of-n is drawn twice: at the bound log n − (n − 1)/n on its KL, and at an estimate "
-            "of the KL itself, which is smaller where replies repeat. Bands are 95 % intervals.",
+            "note": (
+                "Best-of-n is drawn twice: at the bound log n − (n − 1)/n on its KL, and at an estimate of "
+                "the KL itself, which is smaller because replies repeat."
+                if _ties(summary)
+                else "Best-of-n is drawn at the bound log n − (n − 1)/n on its KL; replies repeat so rarely "
+                "here that an estimate of the KL itself is the same within a hundredth."
+            )
+            + " Bands and bars are 95 % intervals.",
             "figures": [plot],
         },
         {"title": "Best of n", "zh": "n 选一", "table": {"head": ["", *columns], "rows": rows}},

@@ -152,8 +152,11 @@ def over_optimisation(curves: Mapping[str, Sequence[Row]], judge: str | None = "
                 x, y = ([max(0.0, point["kl"]) for point in points], [point[key] for point in points])
                 panel.plot(x, y, color=colour(name), markersize=4, label=label(name), **style)
                 if points and f"{key}_low" in points[0]:
-                    low, high = ([point[f"{key}_{end}"] for point in points] for end in ("low", "high"))
-                    panel.fill_between(x, low, high, color=colour(name), alpha=0.1, linewidth=0)
+                    ends = [[point[f"{key}_{end}"] for point in points] for end in ("low", "high")]
+                    if x == sorted(x):
+                        panel.fill_between(x, *ends, color=colour(name), alpha=0.1, linewidth=0)
+                    else:  # a band that turns back would cover itself
+                        panel.vlines(x, *ends, color=colour(name), alpha=0.3, linewidth=1.2)
             panel.set_xscale("function", functions=(_root, _square))
             panel.set_xlim(left=0)
             panel.set_xticks(_root_ticks(panel.get_xlim()[1]))

@@ -47,18 +47,20 @@ def coefficients(start: Row, runs: Sequence[Row], usual_beta: float, judge: str 
                 panel = panels[number * len(dials) + place]
                 if number == 0:
                     panel.set_title(dial.title)
-                panel.axhline(start[key], color=_START, linewidth=1.2, linestyle=":", label="SFT, the start")
+                _level(panel, start[key], "SFT, the start", color=_START, linewidth=1.2, linestyle=":")
                 _lines(panel, runs, dial, key)
                 _target(panel, start, runs, usual_beta, key)
                 if place == 0:
                     panel.set_ylabel(unit)
                 else:
                     panel.sharey(panels[number * len(dials)])
+                    panel.tick_params(axis="y", labelleft=False)
                 if number == len(rows) - 1:
                     panel.set_xlabel(f"{_SYMBOLS[dial.key]} (log scale)")
-        panels[0].legend()
-        if len(dials) > 1:
-            panels[1].legend()
+        for panel in panels[: len(dials)]:  # beside the title, where no line can run through it
+            lines = len(panel.get_legend_handles_labels()[1])
+            beside = {"loc": "lower right", "bbox_to_anchor": (1.01, 0.98), "borderaxespad": 0.0}
+            panel.legend(ncols=lines, fontsize=8, columnspacing=1.0, handlelength=1.4, **beside)
 
     return draw("coefficients", paint, columns=len(dials), rows=len(rows), height=2.5)
 
@@ -117,63 +119,72 @@ def _target(panel: Any, start: Row, runs: Sequence[Row], usual_beta: float, key:
     share = shares[key]
     level = alone[key] + share * (start[key] - alone[key])
     text = f"{share:.0%} recovered" if key == "pretrain_loss" else f"{1 - share:.0%} of the gain"
-    panel.axhline(level, color=INK, linewidth=0.8, linestyle="--", alpha=0.6)
-    panel.annotate(
-        text,
-        (1.0, level),
-        xycoords=("axes fraction", "data"),
-        xytext=(-2, 3),
-        textcoords="offset points",
-        ha="right",
-        fontsize=8,
-    )
+    _level(panel, level, text, color=INK, linewidth=0.8, linestyle="--", alpha=0.6)
+
+
+def _level(panel: Any, height: float, text: str, **style: Any) -> None:
+    """A level line with its name above its right end."""
+    panel.axhline(height, **style)
+    where = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
+    panel.annotate(text, (1.0, height), xytext=(-2, 3), ha="right", fontsize=8, **where)
 
 
 def trade_off(start: Row, runs: Sequence[Row], front: Sequence[str], usual_beta: float) -> str:
     """Reward against what it costs on pretraining text; the Pareto front as a line, its points named."""
-    kinds = {
-        "PPO-ptx": (_PTX, [run for run in runs if run["ptx_coef"] > 0 and run["beta"] == usual_beta]),
-        "PPO, γ = 0": (_BETA, [run for run in runs if run["ptx_coef"] == 0]),
-        "both varied": (_BOTH, [run for run in runs if run["ptx_coef"] > 0 and run["beta"] != usual_beta]),
+    named = {
+        f"PPO-ptx, β = {usual_beta:g}": (_PTX, "γ {ptx_coef:g}"),
+        "PPO, γ = 0": (_BETA, "β {beta:g}"),
+        "both varied": (_BOTH, "γ {ptx_coef:g}, β {beta:g}"),
     }
-    names = {"start": start} | {run["name"]: run for run in runs}
+    kinds: dict[str, list[Row]] = {name: [] for name in named}
+    for run in runs:
+        kind = 1 if run["ptx_coef"] == 0 else 0 if run["beta"] == usual_beta else 2
+        kinds[list(named)[kind]].append(run)
+    rows = {"start": start} | {run["name"]: run for run in runs}
 
     def paint(panels: list[Any]) -> None:
         panel = panels[0]
-        best = [names[name] for name in front]
-        x = [row["pretrain_loss"] - start["pretrain_loss"] for row in best]
-        panel.step(
-            x,
-            [row["reward"] for row in best],
-            where="post",
-            color=INK,
-            alpha=0.45,
-            linewidth=1.1,
-            label="Pareto front",
-            zorder=1,
-        )
+        best = [_place(rows[name], start) for name in front]
+        edge = {"color": INK, "alpha": 0.45, "linewidth": 1.1, "zorder": 1}
+        panel.step(*zip(*best, strict=True), where="post", label="Pareto front", **edge)
         panel.axvline(0, color=_START, linewidth=0.8, linestyle=":")
         panel.plot([0], [start["reward"]], "s", color=_START, markersize=7, label="SFT, the start")
-        for label, (colour, rows) in kinds.items():
-            if rows:
-                xs = [row["pretrain_loss"] - start["pretrain_loss"] for row in rows]
-                panel.plot(xs, [row["reward"] for row in rows], "o", color=colour, markersize=6, label=label)
-        for run in runs:
-            on_front = run["name"] in front
-            panel.annotate(
-                f"γ {run['ptx_coef']:g}, β {run['beta']:g}",
-                (run["pretrain_loss"] - start["pretrain_loss"], run["reward"]),
-                xytext=(6, 4),
-                textcoords="offset points",
-                fontsize=8,
-                alpha=1.0 if on_front else 0.55,
-            )
+        texts = []
+        for kind, (colour, text) in named.items():
+            places = [_place(run, start) for run in kinds[kind]]
+            if places:
+                panel.plot(*zip(*places, strict=True), "o", color=colour, markersize=6, label=kind)
+            texts += [
+                (run["name"] in front, place, text.format(**run))
+                for run, place in zip(kinds[kind], places, strict=True)
+            ]
+        _name_points(panel, texts)
         panel.margins(x=0.12, y=0.12)
         panel.set_xlabel("loss on held-out pretraining text above SFT's, nats per token (less is better)")
         panel.set_ylabel("reward")
         panel.legend()
 
     return draw("front", paint, height=4.6)
+
+
+def _place(row: Row, start: Row) -> tuple[float, float]:
+    return row["pretrain_loss"] - start["pretrain_loss"], row["reward"]
+
+
+def _name_points(panel: Any, texts: Sequence[tuple[bool, tuple[float, float], str]]) -> None:
+    """Names beside points, those of the front first; one that would cover another is left out."""
+    x_range, y_range = (
+        max(1e-9, max(place[axis] for _, place, _ in texts) - min(place[axis] for _, place, _ in texts))
+        for axis in (0, 1)
+    )
+    written: list[tuple[float, float]] = []
+    for on_front, place, text in sorted(texts, key=lambda entry: not entry[0]):
+        x, y = place[0] / x_range, place[1] / y_range
+        if any(abs(x - a) < 0.08 and abs(y - b) < 0.05 for a, b in written) and not on_front:
+            continue
+        written.append((x, y))
+        style = {"fontsize": 8, "alpha": 1.0 if on_front else 0.6}
+        panel.annotate(text, place, xytext=(6, 4), textcoords="offset points", **style)
 
 
 def _wrapped(text: str) -> str:

@@ -108,5 +108,7 @@ def test_plots_show_every_value(
     assert "80% recovered" in dials and "85% of the gain" in dials and "ptx coefficient γ" in dials
     assert ("KL coefficient β" in dials) == (len(betas) > 1)
     front = trade_off(start, runs, ["start", runs[-1]["name"]], betas[0])
-    assert all(f"γ {run['ptx_coef']:g}, β {run['beta']:g}" in front for run in runs)
+    assert f"PPO-ptx, β = {betas[0]:g}" in front and "SFT, the start" in front
+    last = f"γ {ptx[-1]:g}" + (f", β {betas[-1]:g}" if len(betas) > 1 else "")
+    assert f">{last}<" in front and ("both varied" in front) == (len(betas) > 1)
     assert standalone(front).count("<style>") == 1

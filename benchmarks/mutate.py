@@ -34,8 +34,30 @@ RESULTS = ROOT / "docs" / "results" / "mutation.md"
 REASONS = Path(__file__).with_name("survivors.toml")
 BOUND = 0.9
 """Share of the changes that a test must notice."""
-TESTS = {"maths": ("tests/maths",), "rlhf": ("tests/rlhf", "tests/mutants")}
-"""The tests that are held against each room: a formula's own must notice, before a whole run does."""
+ORDER = Path(__file__).with_name("mutate_order.py")
+
+
+@dataclass(frozen=True)
+class Part:
+    """What is changed, and the tests that are held against it: a formula's own, before a whole run's."""
+
+    only: tuple[str, ...]
+    tests: tuple[str, ...]
+    without: tuple[str, ...] = ()
+
+
+# A planted fault is noticed with or without another change, and learning takes long: they tell little here.
+_RUNS = ("not slow", "-k", "not test_it_is_caught and not test_it_learns")
+PARTS = {
+    "maths": Part(("instructgpt/maths/*",), ("not slow", "tests/maths")),
+    "alarms": Part(
+        ("instructgpt/rlhf/alarms.py",),
+        ("not slow", "tests/rlhf/test_rlhf_alarms.py", "tests/rlhf/test_rlhf_run_alarms.py"),
+    ),
+    "rlhf": Part(
+        ("instructgpt/rlhf/*",), (*_RUNS, "tests/rlhf", "tests/mutants"), ("instructgpt/rlhf/alarms.py",)
+    ),
+}
 COPIED = ("instructgpt", "tests/conftest.py", "tests/maths", "tests/rlhf", "tests/mutants")
 KILLED = ("killed", "timeout", "segfault")
 MESSAGES = [r"\braise \w", r"\breturn _invalid\(", r"\bassert "]
@@ -77,11 +99,11 @@ class Reason:
         return here and (not self.changes or mutant.after in self.changes)
 
 
-def copy_tree(room: str) -> Path:
-    """The room's work folder, brought up to date; what is unchanged keeps its time, so results stay valid."""
-    work = WORK / room
-    for name in COPIED:
-        source, target = ROOT / name, work / name
+def copy_tree(name: str) -> Path:
+    """The work folder of a part, brought up to date; what is unchanged keeps its time and its results."""
+    part, work = PARTS[name], WORK / name
+    for place in COPIED:
+        source, target = ROOT / place, work / place
         files = [source] if source.is_file() else [p for p in source.rglob("*") if p.is_file()]
         wanted = {p.relative_to(ROOT) for p in files if "__pycache__" not in p.parts}
         for path in wanted:
@@ -97,16 +119,19 @@ def copy_tree(room: str) -> Path:
     pytest_settings = settings["tool"]["pytest"]
     mutmut = {
         "source_paths": ["instructgpt"],
-        "only_mutate": [f"instructgpt/{room}/*"],
+        "only_mutate": list(part.only),
+        "do_not_mutate": list(part.without),
+        "also_copy": [ORDER.name],
         "do_not_mutate_patterns": MESSAGES,
-        "pytest_add_cli_args_test_selection": ["-m", "not slow", *TESTS[room]],
-        "pytest_add_cli_args": ["-p", "no:cacheprovider"],
+        "pytest_add_cli_args_test_selection": ["-m", *part.tests],
+        "pytest_add_cli_args": ["-p", "no:cacheprovider", "-p", ORDER.stem],
         "process_isolation": "forkserver",
         "use_git_change_detection": False,
         **LIMITS,
     }
     text = tomli_w.dumps({"tool": {"pytest": pytest_settings, "mutmut": mutmut}})
     (work / "pyproject.toml").write_text(text, encoding="utf-8")
+    shutil.copy(ORDER, work)
     return work
 
 
@@ -127,14 +152,14 @@ def statuses(work: Path) -> dict[str, str]:
     return dict(pair for pair in found if len(pair) == 2)
 
 
-def run(room: str, workers: int) -> tuple[Path, dict[str, str]]:
-    """Try every change of a room that has no result yet; those that ran out of time are tried again alone.
+def run(name: str, workers: int) -> tuple[Path, dict[str, str]]:
+    """Try every change of a part that has no result yet; those that ran out of time are tried again alone.
 
     A machine that pauses or swaps makes a slow test look like an endless loop.
     """
-    work = copy_tree(room)
+    work = copy_tree(name)
     mutmut(work, "run", "--max-children", str(workers))
-    late = [name for name, status in statuses(work).items() if status == "timeout"]
+    late = [mutant for mutant, status in statuses(work).items() if status == "timeout"]
     if late:
         mutmut(work, "run", "--max-children", "1", *late)
     return work, statuses(work)
@@ -185,10 +210,10 @@ def report(
     """(docs/results/mutation.md, whether enough were killed and every survivor has a reason)."""
     known = list(known)
     rows, all_killed, all_made = [], 0, 0
-    for room, counts in totals.items():
+    for name, counts in totals.items():
         killed, made = sum(counts[status] for status in KILLED), sum(counts.values())
         all_killed, all_made = all_killed + killed, all_made + made
-        rows.append(f"| {room}/ | {made} | {killed} | {made - killed} | {killed / max(1, made):.1%} |")
+        rows.append(f"| {name} | {made} | {killed} | {made - killed} | {killed / max(1, made):.1%} |")
     rate = all_killed / max(1, all_made)
     survived = all_made - all_killed
     rows.append(f"| together | {all_made} | {all_killed} | {survived} | **{rate:.1%}** |")
@@ -204,7 +229,7 @@ def report(
         f"At least {BOUND:.0%} must be noticed, and each change that is not has a reason below "
         "(`benchmarks/survivors.toml`). This page is written by `benchmarks/mutate.py`.",
         "",
-        "| room | changes | noticed | survived | share |",
+        "| part | changes | noticed | survived | share |",
         "|---|---|---|---|---|",
         *rows,
         "",
@@ -236,26 +261,26 @@ def report(
 def main() -> int:
     """Run, print what survived, write the page."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rooms", default="maths,rlhf", help="rooms with commas between")
+    parser.add_argument("--parts", default=",".join(PARTS), help="parts with commas between")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="changes tried at a time")
     parser.add_argument("--report-only", action="store_true", help="run nothing, report what is known")
     arguments = parser.parse_args()
     totals: dict[str, Counter[str]] = {}
     left: list[Mutant] = []
-    for room in arguments.rooms.split(","):
+    for name in arguments.parts.split(","):
         if arguments.report_only:
-            work = WORK / room
+            work = WORK / name
             found = statuses(work)
         else:
-            work, found = run(room, arguments.workers)
-        totals[room] = Counter(found.values())
+            work, found = run(name, arguments.workers)
+        totals[name] = Counter(found.values())
         left += survivors(work, found)
     text, good = report(totals, left, reasons(), f"mutmut {version('mutmut')}")
     RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    if set(totals) == set(TESTS):
+    if set(totals) == set(PARTS):
         RESULTS.write_text(text, encoding="utf-8")
     print(text)
-    print(json.dumps({room: dict(counts) for room, counts in totals.items()}))
+    print(json.dumps({name: dict(counts) for name, counts in totals.items()}))
     return 0 if good else 1
 
 

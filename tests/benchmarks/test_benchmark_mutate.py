@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from benchmarks import mutate
 from benchmarks.mutate import Mutant, Reason, first_line, locate, reasons, report
+from benchmarks.mutate_order import pytest_collection_modifyitems
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -115,3 +118,26 @@ def test_every_kept_reason_is_about_a_line_that_is_there() -> None:
         lines = [line.strip() for line in (ROOT / reason.file).read_text(encoding="utf-8").splitlines()]
         assert reason.line in lines, f"{reason.file}: {reason.line}"
         assert reason.reason
+
+
+def test_every_part_names_what_is_there() -> None:
+    """A pattern or a test that is gone would mean a part of nothing."""
+    for part in mutate.PARTS.values():
+        for pattern in (*part.only, *part.without):
+            assert list(ROOT.glob(pattern)), pattern
+        assert all((ROOT / place).exists() for place in part.tests if place.startswith("tests/"))
+    changed = {path for part in mutate.PARTS.values() for pattern in part.only for path in ROOT.glob(pattern)}
+    assert changed == {path for room in ("maths", "rlhf") for path in (ROOT / "instructgpt" / room).iterdir()}
+
+
+def test_the_quickest_file_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = (("slow", 1), ("quick", 2), ("slow", 3))
+    items = [SimpleNamespace(path=Path(file), nodeid=f"{file}::{test}") for file, test in names]
+    unknown = list(items)
+    pytest_collection_modifyitems(unknown)
+    assert unknown == items
+    times = {"slow::1": 1.0, "slow::3": 2.0, "quick::2": 2.5}
+    (tmp_path / "mutmut-stats.json").write_text(json.dumps({"duration_by_test": times}))
+    pytest_collection_modifyitems(items)
+    assert [item.nodeid for item in items] == ["quick::2", "slow::1", "slow::3"]

@@ -6,6 +6,7 @@ InstructGPTError          exit code 2: the user can mend it
 |- CheckpointError        a model folder that is missing, foreign or damaged
 |- StorageError           the disk: full, read-only, not permitted (also an OSError)
 |- CheckError             a self-check refuses to go on, with its cause
+|- ServiceError           a service that a run needs is down, slow or answers nonsense
 `- Interrupted            Ctrl-C, after everything was saved; exit code 130
 """
 
@@ -52,6 +53,10 @@ class StorageError(InstructGPTError, OSError):
 
 class CheckError(InstructGPTError):
     """A self-check found that training would be wrong, and refuses to go on."""
+
+
+class ServiceError(InstructGPTError):
+    """A service that a run needs is down, too slow, or gives answers that can't be used."""
 
 
 class Interrupted(InstructGPTError):

@@ -7,7 +7,8 @@
 | Ranking | `{"prompt", "responses": [{"text", "rank", "rating"?, "flags"?, "model"?}], "labeler"?}` |
 | Text | `{"text": str}` |
 
-Rank 1 is best and equal ranks are ties. All may carry `id, user_id, category, group, split, source, consent`.
+Rank 1 is best and equal ranks are ties. All may carry `id, user_id, category, group, split, source, consent`,
+and for verifiable rewards `answer` and `checks` (see `checks.py`).
 Lines of other projects' shapes are read too: see `sources.py`. Text stays text: no file ever holds token ids.
 """
 
@@ -20,6 +21,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any, TypeVar
 
+from instructgpt.data.checks import Check, check_rows, parse_answers, parse_checks
 from instructgpt.data.jsonl import (
     JSONL_ENDINGS,
     TEXT_ENDINGS,
@@ -75,6 +77,8 @@ class Prompt:
         group: any grouping that a report should show apart.
         split, source: where it belongs to and comes from.
         consent: whether its author allows training on it; None is unknown.
+        answers: right answers, any of which will do; `answer` in a file.
+        checks: what a reply must be like.
     """
 
     messages: tuple[Message, ...]
@@ -85,6 +89,8 @@ class Prompt:
     split: str | None = None
     source: str | None = None
     consent: bool | None = None
+    answers: tuple[str, ...] = ()
+    checks: tuple[Check, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.id:
@@ -222,6 +228,8 @@ def _prompt(row: Mapping[str, Any], kind: Kind) -> Prompt:
         split=_optional(row, "split", kind),
         source=_optional(row, "source", kind),
         consent=consent,
+        answers=parse_answers(row.get("answer")),
+        checks=parse_checks(row.get("checks")),
     )
 
 
@@ -382,7 +390,12 @@ def to_row(record: Prompt | Demonstration | Ranking | Text) -> dict[str, Any]:
             for reply in record.responses
         ]
         row |= _given(record, "labeler")
-    return row | _given(prompt, *(field.name for field in fields(Prompt) if field.name != "messages"))
+    if prompt.answers:
+        row["answer"] = prompt.answers[0] if len(prompt.answers) == 1 else list(prompt.answers)
+    if prompt.checks:
+        row["checks"] = check_rows(prompt.checks)
+    apart = ("messages", "answers", "checks")
+    return row | _given(prompt, *(field.name for field in fields(Prompt) if field.name not in apart))
 
 
 def _given(record: Any, *names: str) -> dict[str, Any]:

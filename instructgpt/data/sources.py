@@ -28,7 +28,7 @@ from instructgpt.errors import DataError
 
 Kind = Literal["prompt", "demonstration", "ranking", "text"]
 
-_KEPT = ("id", "user_id", "category", "group", "split", "source", "consent", "labeler")
+_KEPT = ("id", "user_id", "category", "group", "split", "source", "consent", "labeler", "answer", "checks")
 _ROLES = {"human": "user", "prompter": "user", "gpt": "assistant", "bot": "assistant", "model": "assistant"}
 _TURN = re.compile(r"\n\n(Human|Assistant):")
 

@@ -13,6 +13,7 @@ from instructgpt.data.records import Prompt
 from instructgpt.errors import ConfigError, DataError
 from instructgpt.practice import World, WorldConfig
 from instructgpt.runtime.checkpoint import final_checkpoint
+from instructgpt.scoring.ask import score_records
 from instructgpt.scoring.reward import Reward, load_reward
 
 
@@ -34,7 +35,7 @@ class RewardJudge:
 
     def score(self, prompts: Sequence[Prompt], replies: Sequence[str]) -> list[float]:
         """The reward of each reply, in reward units."""
-        return self.reward.score([prompt.messages for prompt in prompts], replies)
+        return score_records(self.reward, prompts, replies)
 
 
 class WorldJudge:
@@ -84,7 +85,7 @@ def load_judge(spec: str, seed: int = 0, device: torch.device | str = "cpu") -> 
 
     Args:
         spec: `practice` (the default world of `seed`), `practice:FOLDER` (the world written there), a
-            reward-model checkpoint, or `module:function`.
+            reward-model checkpoint, or what else a `--reward` may be.
 
     Raises:
         ConfigError: it is none of these.

@@ -11,7 +11,8 @@ from instructgpt.evaluation.answers import Candidate, answer
 from instructgpt.evaluation.divergence import reply_divergence
 from instructgpt.evaluation.judge import Judge
 from instructgpt.generation.reply import Reply
-from instructgpt.scoring.reward import Ensemble, Reward, RewardModel
+from instructgpt.scoring.ask import score_sampled
+from instructgpt.scoring.reward import Reward
 from instructgpt.text.chat import render_prompt
 from instructgpt.text.tokenizer import Tokenizer
 
@@ -83,14 +84,12 @@ def score_replies(
     A reward model, or an ensemble, of the same tokenizer reads the very ids, as in RL: a reply that was cut
     is scored as cut. Others read texts.
     """
-    if isinstance(reward, RewardModel | Ensemble) and reward.tokenizer.fingerprint == tokenizer.fingerprint:
-        sequences = []
-        for prompt, row in zip(prompts, replies, strict=True):
-            ids = render_prompt(tokenizer, prompt.messages)
-            sequences += [[*ids, *reply.ids] for reply in row]
-        flat = [float(score) for score in reward.score_ids(sequences).tolist()]
-    else:
-        asked = [prompt.messages for prompt, row in zip(prompts, replies, strict=True) for _ in row]
-        flat = reward.score(asked, [reply.text for row in replies for reply in row])
-    scores = iter(flat)
+    asked = [prompt for prompt, row in zip(prompts, replies, strict=True) for _ in row]
+    texts = [reply.text for row in replies for reply in row]
+    sequences = []
+    for prompt, row in zip(prompts, replies, strict=True):
+        ids = render_prompt(tokenizer, prompt.messages)
+        sequences += [[*ids, *reply.ids] for reply in row]
+    found = score_sampled(reward, tokenizer, asked, texts, sequences)
+    scores = iter(float(score) for score in found.total.tolist())
     return [[next(scores) for _ in row] for row in replies]

@@ -24,7 +24,16 @@ from instructgpt.runtime.checkpoint import Run, final_checkpoint
 from instructgpt.runtime.device import pick_device
 from instructgpt.runtime.optim import Ema, adamw, optimizer_tensors, restore_optimizer
 from instructgpt.runtime.seeds import derive_seed
-from instructgpt.scoring.reward import Ensemble, Reward, RewardModel, load_reward, reward_folders
+from instructgpt.scoring.ask import check_prompts, leaves
+from instructgpt.scoring.reward import (
+    Ensemble,
+    Reward,
+    RewardModel,
+    load_reward,
+    resolve_reward,
+    reward_models,
+)
+from instructgpt.scoring.spec import kind_of
 from instructgpt.text.chat import render_prompt
 from instructgpt.text.tokenizer import Tokenizer
 
@@ -91,7 +100,7 @@ def resolve(config: PPOConfig) -> dict[str, str | Path]:
     """
     wanted = {
         "model": "an SFT checkpoint",
-        "reward": "a reward model or module:function",
+        "reward": "a reward model, module:function, a URL or verify:NAME",
         "prompts": "a JSONL file",
     }
     for name, what in wanted.items():
@@ -105,20 +114,21 @@ def resolve(config: PPOConfig) -> dict[str, str | Path]:
         )
     if config.eval_every > 0 and not config.eval_prompts:
         raise ConfigError("--eval-every needs prompts", "--eval-prompts", "name held-out prompts")
+    scorers = {"reward": config.reward, "judge": config.judge}
+    # The checkpoints within a sum; a spec alone is hashed as what it names.
+    within = {
+        f"{name}_models": ",".join(map(str, reward_models(spec)))
+        for name, spec in scorers.items()
+        if spec and kind_of(spec) == "sum"
+    }
     return {
         "model": final_checkpoint(config.model),
-        "reward": _scorer(config.reward),
-        "judge": _scorer(config.judge),
+        **{name: resolve_reward(spec) for name, spec in scorers.items()},
+        **within,
         "prompts": _files(config.prompts, JSONL_ENDINGS),
         "pretrain": _files(config.pretrain, (*JSONL_ENDINGS, *TEXT_ENDINGS)),
         "eval_prompts": _files(config.eval_prompts, JSONL_ENDINGS),
     }
-
-
-def _scorer(spec: str) -> str:
-    """The checkpoints that a reward means, with commas between; a function's name as it is."""
-    is_folder = "," in spec or Path(spec).is_dir()
-    return ",".join(map(str, reward_folders(spec))) if spec and is_folder else spec
 
 
 def _files(path: str, endings: tuple[str, ...]) -> str:
@@ -140,12 +150,15 @@ def prepare(config: PPOConfig, inputs: dict[str, str | Path], run: Run) -> Parts
     reference = load_language_model(folder).to(device).requires_grad_(False)
     prompts = load_prompts(config.prompts, tokenizer, reference.config.context, config)
     reward = load_reward(str(inputs["reward"]), device)
-    if isinstance(reward, RewardModel | Ensemble) and reward.tokenizer.fingerprint != tokenizer.fingerprint:
-        raise CheckpointError(
-            "the reward model reads other tokens than the policy writes",
-            str(inputs["reward"]),
-            "train the reward model from a model with the policy's tokenizer",
-        )
+    for leaf in leaves(reward):
+        if isinstance(leaf, RewardModel | Ensemble) and leaf.tokenizer.fingerprint != tokenizer.fingerprint:
+            raise CheckpointError(
+                "the reward model reads other tokens than the policy writes",
+                str(inputs["reward"]),
+                "train the reward model from a model with the policy's tokenizer",
+            )
+    judge = load_reward(str(inputs["judge"]), device) if config.judge else None
+    check_prompts(reward, prompts.prompts, config.prompts)
     value_init = _value_init(config, reward)
     if run.latest is not None:
         policy = load_language_model(run.latest)
@@ -164,6 +177,8 @@ def prepare(config: PPOConfig, inputs: dict[str, str | Path], run: Run) -> Parts
     evaluation = None
     if config.eval_every > 0:
         evaluation = load_prompts(config.eval_prompts, tokenizer, reference.config.context, config)
+        for scorer in (reward, *([judge] if judge is not None else [])):
+            check_prompts(scorer, evaluation.prompts, config.eval_prompts)
     return Parts(
         tokenizer=tokenizer,
         learner=learner,
@@ -182,7 +197,7 @@ def prepare(config: PPOConfig, inputs: dict[str, str | Path], run: Run) -> Parts
         kl_coefficient=float(state.get("kl_coefficient", config.beta)),
         first=dict(state.get("first", {})),
         last=dict(state.get("last", {})),
-        judge=load_reward(str(inputs["judge"]), device) if config.judge else None,
+        judge=judge,
         alarms=state.get("alarms"),
         stopped=str(state.get("stopped", "")),
     )
@@ -256,7 +271,7 @@ def _value_init(config: PPOConfig, reward: Reward) -> str:
     is_model = isinstance(reward, RewardModel | Ensemble)
     if config.value_init == "reward" and not is_model:
         raise ConfigError(
-            "a reward function has no weights to start the value network from",
+            "only a reward model, or an ensemble, has weights to start the value network from",
             "--value-init",
             "use --value-init policy, or auto",
         )

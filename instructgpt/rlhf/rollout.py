@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -17,7 +17,8 @@ from instructgpt.generation.reply import reply_key
 from instructgpt.maths.logprobs import token_logprobs
 from instructgpt.model.heads import LanguageModel, ScalarModel
 from instructgpt.rlhf.settings import PPOConfig
-from instructgpt.scoring.reward import Ensemble, Reward, RewardModel
+from instructgpt.scoring.ask import Scores, failures, score_sampled
+from instructgpt.scoring.reward import Ensemble, Reward
 from instructgpt.text.tokenizer import Tokenizer
 
 
@@ -90,6 +91,10 @@ class Rollout:
     """(B,) reward units: the reward model's number for the whole reply."""
     member_scores: Tensor | None = None
     """(members, B) reward units: of an ensemble, whose mean `scores` are; None for another reward."""
+    part_scores: dict[str, Tensor] = field(default_factory=dict)
+    """Name -> (B,) in each part's own units, of a weighted sum; `scores` are their sum. Else empty."""
+    failed_requests: int | None = None
+    """Requests to a reward service that failed before all were answered; None where there is no service."""
 
     @property
     def mask(self) -> Tensor:
@@ -219,18 +224,23 @@ def episode_values(
 
 
 def episode_scores(reward: Reward, episodes: Episodes, tokenizer: Tokenizer) -> Tensor:
-    """(B,) reward units. A reward model with the policy's tokenizer reads the ids, at the last real token;
-    other rewards read texts.
+    """(B,) reward units: the total of `part_scores`; see there."""
+    return part_scores(reward, episodes, tokenizer).total
+
+
+def part_scores(reward: Reward, episodes: Episodes, tokenizer: Tokenizer) -> Scores:
+    """Scores of the B replies, of a weighted sum those of its parts too. A reward model with the policy's
+    tokenizer reads the ids, at the last real token; other rewards read texts.
 
     Raises:
         CheckError: a score is not a finite number; it would spoil the advantages of the whole round.
+        ServiceError: a reward service gave no usable scores.
     """
-    if isinstance(reward, RewardModel | Ensemble) and reward.tokenizer.fingerprint == tokenizer.fingerprint:
-        scores = reward.score_ids(episodes.sequences()).float().cpu().clone()
-    else:
-        prompts = [prompt.messages for prompt in episodes.prompts]
-        scores = torch.tensor(reward.score(prompts, episodes.texts(tokenizer)), dtype=torch.float32)
-    return _finite(scores, reward, episodes)
+    texts = episodes.texts(tokenizer)
+    scores = score_sampled(reward, tokenizer, episodes.prompts, texts, episodes.sequences())
+    for found in (*scores.parts.values(), scores.total):
+        _finite(found, reward, episodes)
+    return scores
 
 
 def member_scores(reward: Ensemble, episodes: Episodes) -> Tensor:
@@ -271,14 +281,18 @@ def score_rollout(
     else:
         old = episode_logprobs(policy, episodes, micros, config.temperature, config.dtype)
     members = member_scores(reward, episodes) if isinstance(reward, Ensemble) else None
-    scores = episode_scores(reward, episodes, tokenizer) if members is None else members.mean(0)
+    failed = failures(reward) or 0
+    scores = part_scores(reward, episodes, tokenizer) if members is None else Scores(members.mean(0))
+    failed_now = failures(reward)
     return Rollout(
         episodes=episodes,
         old_logprobs=old,
         reference_logprobs=episode_logprobs(reference, episodes, micros, config.temperature, config.dtype),
         values=episode_values(value, episodes, micros, config.dtype),
-        scores=scores,
+        scores=scores.total,
         member_scores=members,
+        part_scores=scores.parts,
+        failed_requests=None if failed_now is None else failed_now - failed,
     )
 
 

@@ -147,7 +147,11 @@ def describe(judged: Judged, beta: float, start_length: float | None = None) -> 
     }
     if rollout.member_scores is not None:
         described["reward_disagreement"] = rollout.member_scores.std(0, unbiased=False).mean().item()
-    return described
+    if rollout.failed_requests is not None:
+        described["reward_failures"] = float(rollout.failed_requests)
+    return described | {
+        f"reward_{name}": scores.mean().item() for name, scores in rollout.part_scores.items()
+    }
 
 
 def evaluate(parts: Parts, config: PPOConfig) -> dict[str, float]:
@@ -158,7 +162,9 @@ def evaluate(parts: Parts, config: PPOConfig) -> dict[str, float]:
     assert parts.eval_prompts is not None
     judged = judge(parts, sample(parts, parts.eval_prompts, config, EVALUATION), config, config.beta)
     described = describe(judged, config.beta)
-    found = {f"eval_{name}": described[name] for name in ("reward", "kl", "length", "eos_rate")}
+    parts_of_reward = [f"reward_{name}" for name in judged.rollout.part_scores]
+    shown = ("reward", "kl", "length", "eos_rate", *parts_of_reward)
+    found = {f"eval_{name}": described[name] for name in shown}
     if parts.judge is not None:
         scores = episode_scores(parts.judge, judged.rollout.episodes, parts.tokenizer)
         error = scores.std(unbiased=False).item() / math.sqrt(len(scores))

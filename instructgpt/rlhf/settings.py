@@ -39,8 +39,8 @@ class PPOConfig:
     model: str = ""
     """SFT checkpoint: the policy starts from it and the KL is measured against it, frozen."""
     reward: str = ""
-    """What scores replies: a reward-model checkpoint, several with commas between (their mean counts), or
-    module:function."""
+    """What scores replies: a reward-model checkpoint, several with commas between (their mean counts),
+    module:function, a URL, verify:NAME, or a weighted sum such as 0.7*runs/rm + 0.3*verify:exact."""
     prompts: str = ""
     """Prompts to practise on: JSONL file, glob, or several separated by commas."""
     pretrain: str = ""

@@ -1,5 +1,5 @@
-"""Rewards: a checkpoint of ours, an ensemble of them or a Python function, behind one call
-`score(prompts, replies)`."""
+"""Rewards behind one call `score(prompts, replies)`: checkpoints, ensembles, Python functions; and what a
+`--reward` flag names, these and others."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,24 +21,30 @@ from instructgpt.model.heads import ScalarModel
 from instructgpt.model.hf import load_scalar_model
 from instructgpt.runtime.checkpoint import final_checkpoint
 from instructgpt.scoring.batches import MAX_TOKENS, score_ids
+from instructgpt.scoring.protocol import Reward
 from instructgpt.scoring.selftest import check_selftest
+from instructgpt.scoring.service import ServiceReward
+from instructgpt.scoring.spec import kind_of, terms_of
+from instructgpt.scoring.verify import Verify
+from instructgpt.scoring.weighted import Part, WeightedSum
 from instructgpt.text.chat import Message, render_reply
 from instructgpt.text.tokenizer import Tokenizer
 
+__all__ = [
+    "Ensemble",
+    "FunctionReward",
+    "Reward",
+    "RewardModel",
+    "load_reward",
+    "resolve_reward",
+    "reward_folders",
+    "reward_models",
+]
+
 SPEC_HELP = (
-    "the folder of a reward model, several with commas for an ensemble, or module:function for a Python "
-    "function of your own"
+    "the folder of a reward model, several with commas for an ensemble, module:function for a Python "
+    "function of your own, the URL of a service, verify:NAME, or a sum like 0.7*FOLDER + 0.3*verify:exact"
 )
-
-
-class Reward(Protocol):
-    """What scores replies. `name` says where it comes from, for logs."""
-
-    name: str
-
-    def score(self, prompts: Sequence[Sequence[Message]], replies: Sequence[str]) -> list[float]:
-        """One finite score for each (prompt, reply), higher is better."""
-        ...
 
 
 class RewardModel:
@@ -199,24 +205,40 @@ def _members(folder: Path) -> list[Path]:
     return [folder / name for name in named] if isinstance(named, list) else []
 
 
+def resolve_reward(spec: str) -> str:
+    """The spec as it is, but of folders alone: these as their final checkpoints, with commas between."""
+    return ",".join(map(str, reward_folders(spec))) if spec and kind_of(spec) == "models" else spec
+
+
+def reward_models(spec: str) -> list[Path]:
+    """Every checkpoint that the scores of a `--reward` depend on, those within a weighted sum too."""
+    specs = [term.spec for term in terms_of(spec)] if kind_of(spec) == "sum" else [spec] if spec else []
+    return [folder for one in specs if kind_of(one) == "models" for folder in reward_folders(one)]
+
+
 def load_reward(spec: str, device: torch.device | str = "cpu") -> Reward:
-    """The reward that a `--reward` flag names: a checkpoint folder, an ensemble or `module:function`.
+    """The reward that a `--reward` flag names; see `instructgpt.scoring.spec` for how it is written.
 
     Several folders with commas are an `Ensemble`, and so is the run folder of `reward --members N`. The
-    module of a function is looked for in the current folder as well as among the installed ones.
+    module of a function is looked for in the current folder as well as among the installed ones. Whether a
+    service is there is found out at once.
 
     Raises:
-        ConfigError: the spec names none of these, the function can't be imported, or the members of an
-            ensemble have different tokenizers.
+        ConfigError: the spec names none of these, the function can't be imported, nobody answers at the URL,
+            or the members of an ensemble have different tokenizers.
         CheckpointError: see `RewardModel.load`.
     """
-    if "://" in spec:
-        raise ConfigError(
-            f"a reward from a URL is not supported: {spec!r}",
-            where="--reward",
-            cure=f"give {SPEC_HELP}; such a function may call your service",
-        )
-    if Path(spec).is_dir() or "," in spec:
+    kind = kind_of(spec)
+    if kind == "sum":
+        terms = terms_of(spec)
+        return WeightedSum([Part(t.name, t.weight, load_reward(t.spec, device)) for t in terms])
+    if kind == "verify":
+        return Verify(spec)
+    if kind == "service":
+        service = ServiceReward(spec)
+        service.connect()
+        return service
+    if kind == "models":
         models = [RewardModel.load(folder, device) for folder in reward_folders(spec)]
         return models[0] if Path(spec).is_dir() and len(models) == 1 else Ensemble(models, spec)
     match = re.fullmatch(r"([A-Za-z_][\w.]*):([A-Za-z_]\w*)", spec)

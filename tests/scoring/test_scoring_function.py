@@ -70,7 +70,7 @@ def test_wrong_scores_name_function_and_record(name: str, function: str, message
     ("spec", "message"),
     [
         ("no/such/folder", "no such folder"),
-        ("https://example.org/score", "URL is not supported"),
+        ("ftp://example.org/score", "asked by ftp://"),
         ("no_such_module_here:f", "can't be imported"),
         ("{name}:missing", "has no function 'missing'"),
         ("{name}:NOT_CALLABLE", "has no function 'NOT_CALLABLE'"),

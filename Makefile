@@ -2,16 +2,18 @@
 # make test            set up .venv and run the tests (under 12 minutes on 2 cores)
 # make slow            the slower tests
 # make check           formatting, lint, types
+# make golden WHY=".." record the golden runs anew where their numbers changed, and say why in CHANGELOG.md
 # make mutate          change maths/ and rlhf/ in small ways: do the tests notice? (an hour or two)
-# make verify          what takes hours: three demo seeds; results go to docs/results/
+# make verify          what takes hours: certificate, three demo seeds; results go to docs/results/
 
 PYTHON ?= python3
 SEED ?= 0
+WHY ?=
 OUT ?= runs/demo
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test slow check mutate verify clean
+.PHONY: demo test slow check golden mutate verify clean
 
 # torch first and alone: the rest is then resolved around it. Each stamp is remade when its inputs change.
 $(VENV)/.torch: constraints.txt
@@ -45,10 +47,14 @@ check: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+golden: $(VENV)/.test
+	$(BIN)/python -m benchmarks.golden --why "$(WHY)"
+
 mutate: $(VENV)/.mutate
 	$(BIN)/python -m benchmarks.mutate
 
 verify: $(VENV)/.test
+	$(BIN)/python -m benchmarks.certificate
 	$(BIN)/python -m benchmarks.world
 
 clean:

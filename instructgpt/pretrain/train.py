@@ -4,21 +4,16 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
 
-from instructgpt.data.collate import PackedBatch, pack
 from instructgpt.data.jsonl import JSONL_ENDINGS, TEXT_ENDINGS, expand
-from instructgpt.data.packing import plan_batches
 from instructgpt.data.records import read_texts
 from instructgpt.data.shards import TokenShards, write_shards
 from instructgpt.errors import CheckError, ConfigError
-from instructgpt.maths.logprobs import token_logprobs
 from instructgpt.model.config import ModelConfig
 from instructgpt.model.heads import LanguageModel, new_language_model
 from instructgpt.model.hf import load_language_model, save_model
@@ -34,6 +29,7 @@ from instructgpt.runtime.optim import (
     set_lr,
 )
 from instructgpt.runtime.seeds import derive_seed
+from instructgpt.scoring.likelihood import accumulate, all_counted, mean_loss
 from instructgpt.text.chat import Rendered
 from instructgpt.text.tokenizer import Tokenizer
 
@@ -173,8 +169,8 @@ def train(config: PretrainConfig) -> dict[str, Any]:
         for step in run.steps(run.start, config.steps, config.save_every):
             done = step + 1
             lr = config.lr * cosine(step, config.steps, config.warmup)
-            sequences = draw(step, config.batch, length, config.seed)
-            loss = accumulate(model, sequences, config.micro_tokens, dtype)
+            windows = all_counted(draw(step, config.batch, length, config.seed))
+            loss = accumulate(model, windows, 1.0, config.micro_tokens, dtype)
             norm = _update(model, optimizer, lr, config.clip, f"{run.folder}, step {done}")
             speed = config.batch * length / (time.monotonic() - clock)
             validation = None
@@ -201,48 +197,6 @@ def train(config: PretrainConfig) -> dict[str, Any]:
         )
 
 
-def accumulate(
-    model: LanguageModel, sequences: Sequence[Sequence[int]], micro_tokens: int, dtype: torch.dtype
-) -> float:
-    """Add the gradient of the mean next-token loss over all sequences to the model's; returns that mean.
-
-    In nats per token: sum over tokens / count of them in all sequences, so that the cut into micro-batches
-    of `micro_tokens` changes nothing but rounding (field fault 16).
-    """
-    count = sum(len(sequence) - 1 for sequence in sequences)
-    total = 0.0
-    for plan in plan_batches([len(sequence) for sequence in sequences], micro_tokens):
-        loss = summed_loss(model, _batch([sequences[i] for i in plan]), dtype) / count
-        loss.backward()
-        total += loss.item()
-    return total
-
-
-@torch.no_grad()
-def mean_loss(
-    model: LanguageModel, sequences: Sequence[Sequence[int]], micro_tokens: int, dtype: torch.dtype
-) -> float | None:
-    """Mean next-token loss over all sequences in nats per token; None when there is nothing to predict."""
-    count = sum(len(sequence) - 1 for sequence in sequences)
-    if not count:
-        return None
-    total = 0.0
-    for plan in plan_batches([len(sequence) for sequence in sequences], micro_tokens):
-        total += summed_loss(model, _batch([sequences[i] for i in plan]), dtype).item()
-    return total / count
-
-
-def summed_loss(model: LanguageModel, batch: PackedBatch, dtype: torch.dtype) -> Tensor:
-    """Sum of -log p over the tokens that count, in nats; scalar."""
-    batch = batch.to(model.unembedding.device)
-    rows = batch.train_mask.nonzero().squeeze(1)
-    with torch.autocast(rows.device.type, dtype, enabled=dtype != torch.float32):
-        hidden = model(batch.ids, batch.positions, batch.lengths)
-    hidden = hidden.index_select(0, rows).to(dtype)  # (n, D)
-    targets = batch.target_ids.index_select(0, rows)
-    return -token_logprobs(hidden, model.unembedding.to(dtype), targets).sum()
-
-
 def write_checkpoint(model: LanguageModel, tokenizer: Tokenizer, folder: Path) -> None:
     """A complete folder that transformers opens: weights, configuration, tokenizer, generation defaults."""
     special = {
@@ -252,11 +206,6 @@ def write_checkpoint(model: LanguageModel, tokenizer: Tokenizer, folder: Path) -
     }
     save_model(model, folder, special=special)
     tokenizer.save(folder)
-
-
-def _batch(sequences: Sequence[Sequence[int]]) -> PackedBatch:
-    """Every token but a sequence's first is predicted."""
-    return pack([Rendered(list(ids), [True] * len(ids)) for ids in sequences])
 
 
 def _recent_loss(run: Run) -> float | None:
@@ -288,7 +237,7 @@ def _shards(run: Run, config: PretrainConfig, tokenizer: Tokenizer) -> TokenShar
     return write_shards(read_texts(config.data), tokenizer, folder)
 
 
-def _held_out(config: PretrainConfig, tokenizer: Tokenizer) -> list[list[int]]:
+def _held_out(config: PretrainConfig, tokenizer: Tokenizer) -> list[Rendered]:
     """Held-out documents as bos, text, eos, cut at the context; each piece starts at position 0."""
     if not config.validation:
         return []
@@ -296,7 +245,9 @@ def _held_out(config: PretrainConfig, tokenizer: Tokenizer) -> list[list[int]]:
     head = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
     documents = [[*head, *ids, tokenizer.eos_id] for ids in tokenizer.encode_batch(texts)]
     size = config.context
-    return [ids[i : i + size] for ids in documents for i in range(0, len(ids), size) if len(ids) - i > 1]
+    return all_counted(
+        [ids[i : i + size] for ids in documents for i in range(0, len(ids), size) if len(ids) - i > 1]
+    )
 
 
 def _update(

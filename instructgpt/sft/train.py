@@ -26,8 +26,8 @@ from instructgpt.runtime.optim import (
     set_lr,
 )
 from instructgpt.runtime.seeds import derive_seed
+from instructgpt.scoring.likelihood import accumulate, all_counted, mean_loss
 from instructgpt.sft.examples import Stream, read_examples
-from instructgpt.sft.loss import accumulate, mean_loss
 from instructgpt.sft.selection import Measured, choose, make_judge
 from instructgpt.sft.settings import SFTConfig
 from instructgpt.text.chat import Rendered
@@ -160,8 +160,7 @@ def _windows(mix: TokenShards | None, step: int, config: SFTConfig) -> list[Rend
     if mix is None:
         return []
     seed = derive_seed(config.seed, "sft mix")
-    sequences = mix.batch(step, config.pretrain_windows, config.pretrain_length, seed)
-    return [Rendered(ids, [True] * len(ids)) for ids in sequences]
+    return all_counted(mix.batch(step, config.pretrain_windows, config.pretrain_length, seed))
 
 
 def _inputs(config: SFTConfig) -> tuple[Path, dict[str, str | Path]]:

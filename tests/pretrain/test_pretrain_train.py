@@ -18,8 +18,9 @@ from instructgpt.model.hf import load_language_model
 from instructgpt.pretrain import train as stage
 from instructgpt.pretrain.tokenizer import TokenizerConfig
 from instructgpt.pretrain.tokenizer import train as train_tokenizer
-from instructgpt.pretrain.train import PretrainConfig, accumulate, mean_loss, train
+from instructgpt.pretrain.train import PretrainConfig, train
 from instructgpt.runtime.metrics import read_metrics
+from instructgpt.scoring.likelihood import accumulate, all_counted, mean_loss
 
 FLOAT32 = torch.float32
 
@@ -116,7 +117,7 @@ def test_the_cut_into_micro_batches_changes_nothing(world: Path) -> None:
         model = new_language_model(
             ModelConfig.llama(vocab_size=50, width=16, layers=2, heads=2, context=32), seed=1
         )
-        loss = accumulate(model, sequences, micro_tokens, FLOAT32)
+        loss = accumulate(model, all_counted(sequences), 1.0, micro_tokens, FLOAT32)
         found.append((loss, [p.grad.clone() for p in model.parameters() if p.grad is not None]))
     for loss, grads in found[1:]:
         assert loss == pytest.approx(found[0][0], abs=1e-5)
@@ -144,7 +145,7 @@ def test_transformers_opens_the_checkpoint_and_gives_our_numbers(
             theirs(torch.tensor([d]), labels=torch.tensor([d])).loss.item() * (len(d) - 1) for d in documents
         )
     count = sum(len(d) - 1 for d in documents)
-    assert mean_loss(ours, documents, 1000, FLOAT32) == pytest.approx(total / count, abs=1e-5)
+    assert mean_loss(ours, all_counted(documents), 1000, FLOAT32) == pytest.approx(total / count, abs=1e-5)
     assert theirs.config.eos_token_id == tokenizer.eos_token_id
     assert theirs.generation_config.eos_token_id == tokenizer.eos_token_id
     stage_file = json.loads((folder / "stage.json").read_text())

@@ -16,8 +16,8 @@ from instructgpt.model.heads import new_language_model
 from instructgpt.model.hf import load_language_model
 from instructgpt.pretrain.train import write_checkpoint
 from instructgpt.runtime.metrics import read_metrics
+from instructgpt.scoring.likelihood import counted, mean_loss
 from instructgpt.sft import train as stage
-from instructgpt.sft.loss import counted, mean_loss
 from instructgpt.sft.train import SFTConfig, gradients, train
 from instructgpt.text.chat import Message, render_reply
 from instructgpt.text.tokenizer import Tokenizer, train_tokenizer

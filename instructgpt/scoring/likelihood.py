@@ -1,4 +1,7 @@
-"""The losses of instruction tuning: sums over counted tokens / their number in the whole step."""
+"""Next-token loss of sequences under a language model: sum over counted tokens / their number in the step.
+
+Pretraining, instruction tuning and its mix of pretraining text share it.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +26,11 @@ def summed_loss(model: LanguageModel, batch: PackedBatch, dtype: torch.dtype, dr
     hidden = hidden.index_select(0, rows).to(dtype)  # (n, D)
     targets = batch.target_ids.index_select(0, rows)
     return -token_logprobs(hidden, model.unembedding.to(dtype), targets).sum()
+
+
+def all_counted(sequences: Sequence[Sequence[int]]) -> list[Rendered]:
+    """Plain text as examples in which every token but a sequence's first is predicted."""
+    return [Rendered(list(ids), [True] * len(ids)) for ids in sequences]
 
 
 def counted(examples: Sequence[Rendered]) -> int:

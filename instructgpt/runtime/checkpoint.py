@@ -17,7 +17,7 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
@@ -52,7 +52,8 @@ class Run:
         self._tensors: dict[str, Tensor] = {}
         if self.latest is not None and self.finished is None:
             self._state, self._tensors = _read_train_state(self.latest)
-            self._prune(self._state.get("keep"))  # a kill may have come between saving and pruning
+            # A kill may have come between saving and pruning.
+            self._prune(self._state.get("keep"), self._state.get("spare", ()))
         self.start: int = int(self._state.get("step", 0))
         self._seconds_before = float(self._state.get("seconds", 0.0))
         self._opened = time.monotonic()
@@ -142,6 +143,7 @@ class Run:
         tensors: Mapping[str, Tensor] | None = None,
         state: Mapping[str, Any] | None = None,
         keep: int | None = 1,
+        spare: Collection[int] = (),
     ) -> Path:
         """Write checkpoint `step` atomically and return its folder.
 
@@ -149,6 +151,7 @@ class Run:
             write: writes the model files (and sub-folders) into the folder it is given.
             tensors, state: what `load_state` shall give back (optimizer moments; counters, JSON values).
             keep: how many of the latest checkpoints stay; None keeps all, older ones without train_state.
+            spare: steps of checkpoints that stay besides, without train_state.
         """
 
         def fill(folder: Path) -> None:
@@ -157,22 +160,25 @@ class Run:
             (folder / "train_state").mkdir()
             contiguous = {name: t.detach().cpu().contiguous() for name, t in (tensors or {}).items()}
             save_file(contiguous, folder / "train_state" / "tensors.safetensors")
-            full = {**(state or {}), "step": step, "keep": keep, "seconds": self.seconds}
-            write_json(folder / "train_state" / "state.json", full)
+            places = {"step": step, "keep": keep, "spare": sorted(spare)}
+            write_json(
+                folder / "train_state" / "state.json", {**(state or {}), **places, "seconds": self.seconds}
+            )
 
         path = self.checkpoint(step)
         write_folder(path, fill)
         self.latest = path
-        self._prune(keep)
+        self._prune(keep, spare)
         return path
 
     def checkpoint(self, step: int) -> Path:
         """The folder of checkpoint `step`."""
         return self.folder / "checkpoints" / f"step-{step:06d}"
 
-    def _prune(self, keep: int | None) -> None:
+    def _prune(self, keep: int | None, spare: Collection[int]) -> None:
         for folder in checkpoints(self.folder)[: -(keep or 1)]:
-            unwanted = folder / "train_state" if keep is None else folder
+            stays = keep is None or int(folder.name[5:]) in spare
+            unwanted = folder / "train_state" if stays else folder
             if unwanted.exists():
                 # Renamed first, so that a kill in the middle leaves no half checkpoint under a good name.
                 trash = self.folder / "checkpoints" / f".{folder.name}.trash"

@@ -88,15 +88,14 @@ def make_judge(
     return Judge(chosen, reward, tokenizer, config.max_new, config.seed)
 
 
-def choose(candidates: Mapping[str, Measured]) -> tuple[int, str]:
-    """The best of the checkpoints (step -> what was measured there) and by what it was chosen.
+def rank(candidates: Mapping[str, Measured]) -> tuple[list[int], str]:
+    """The checkpoints (step -> what was measured there) from best to worst, and by what they were ranked.
 
-    `reward` (highest) where it was measured, else `validation_loss` (lowest), else the last; the earlier one
-    where two are equal.
+    By `reward` (highest first) where it was measured at all of them, else by `validation_loss` (lowest
+    first), else the latest first; the earlier one where two are equal.
     """
-    steps = sorted(candidates, key=int)
-    if all("reward" in candidates[step] for step in steps):
-        return int(max(steps, key=lambda step: candidates[step]["reward"])), "reward"
-    if all("validation_loss" in candidates[step] for step in steps):
-        return int(min(steps, key=lambda step: candidates[step]["validation_loss"])), "validation_loss"
-    return int(steps[-1]), "last"
+    steps = sorted(map(int, candidates))
+    for name, sign in (("reward", -1), ("validation_loss", 1)):
+        if all(name in measured for measured in candidates.values()):
+            return sorted(steps, key=lambda step: sign * candidates[str(step)][name]), name
+    return steps[::-1], "last"

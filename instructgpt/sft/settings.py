@@ -53,6 +53,8 @@ class SFTConfig:
     """Longest sampled reply, in tokens."""
     checkpoints_per_epoch: int = 1
     """Checkpoints to choose from, and to resume from."""
+    keep: int = 0
+    """Best checkpoints to keep, beside the latest, which resuming needs; 0 = keep them all."""
     eval_every: int = 100
     """Steps between validation losses, beside those at the checkpoints; 0 = only there."""
     beta2: float = 0.95
@@ -75,7 +77,7 @@ class SFTConfig:
             if getattr(self, name) < 1:
                 raise _wrong(name, getattr(self, name), "give a whole number of at least 1")
         not_negative = ("lr", "warmup", "max_length", "eval_prompts", "eval_every", "weight_decay", "clip")
-        for name in not_negative:
+        for name in (*not_negative, "keep"):
             if getattr(self, name) < 0:
                 raise _wrong(name, getattr(self, name), "give a number of at least 0")
         for name in ("residual_dropout", "pretrain_fraction", "validation_share", "beta2"):

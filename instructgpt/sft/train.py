@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from instructgpt.data.jsonl import JSONL_ENDINGS, TEXT_ENDINGS, expand
 from instructgpt.data.records import read_texts
@@ -28,7 +30,7 @@ from instructgpt.runtime.optim import (
 from instructgpt.runtime.seeds import derive_seed
 from instructgpt.scoring.likelihood import accumulate, all_counted, mean_loss
 from instructgpt.sft.examples import Stream, read_examples
-from instructgpt.sft.selection import Measured, choose, make_judge
+from instructgpt.sft.selection import Measured, make_judge, rank
 from instructgpt.sft.settings import SFTConfig
 from instructgpt.text.chat import Rendered
 from instructgpt.text.tokenizer import Tokenizer
@@ -89,9 +91,8 @@ def train(config: SFTConfig) -> dict[str, Any]:
             run.log(done, **measured)
             if run.should_save(done):
                 tensors = optimizer_tensors(optimizer, model, _OPTIMIZER)
-                state = {"candidates": candidates}
-                run.save(done, lambda f: write_checkpoint(model, tokenizer, f), tensors, state, keep=None)
-        chosen, by = choose(candidates)
+                _save(run, done, model, tokenizer, tensors, candidates, config.keep)
+        (chosen, *_), by = rank(_present(run, candidates))
         return run.finish(
             {
                 "checkpoint": str(run.checkpoint(chosen).relative_to(run.folder)),
@@ -137,6 +138,32 @@ def write_checkpoint(model: LanguageModel, tokenizer: Tokenizer, folder: Path) -
     }
     save_model(model, folder, special=special)
     tokenizer.save(folder)
+
+
+def _save(
+    run: Run,
+    done: int,
+    model: LanguageModel,
+    tokenizer: Tokenizer,
+    tensors: Mapping[str, Tensor],
+    candidates: dict[str, Measured],
+    keep: int,
+) -> None:
+    """Write checkpoint `done`; beside it the `keep` best candidates so far stay, or all for 0."""
+    best = rank(_present(run, candidates, done))[0][:keep]
+    state = {"candidates": candidates}
+    latest = 1 if keep else None
+    run.save(done, lambda f: write_checkpoint(model, tokenizer, f), tensors, state, latest, best)
+
+
+def _present(run: Run, candidates: dict[str, Measured], writing: int = 0) -> dict[str, Measured]:
+    """The candidates that are on disk, or are just being written: one of the others can't be chosen any more,
+    even where the last checkpoint has no reward and the loss has to decide."""
+    return {
+        step: found
+        for step, found in candidates.items()
+        if int(step) == writing or run.checkpoint(int(step)).exists()
+    }
 
 
 def _validation(

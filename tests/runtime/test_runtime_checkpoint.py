@@ -75,6 +75,16 @@ def test_checkpoints_are_told_apart_by_number(tmp_path: Path) -> None:
     assert (tmp_path / "checkpoints/step-000009.mine").exists()
 
 
+def test_spared_checkpoints_stay_without_what_resuming_needs(tmp_path: Path) -> None:
+    with open_run(tmp_path, "x", Config(), {}) as run:
+        for step, spare in ((1, [1]), (2, [1]), (3, [1, 3]), (4, [3]), (5, [3])):
+            run.save(step, write_model, spare=spare)
+    assert [path.name for path in checkpoints(tmp_path)] == ["step-000003", "step-000005"]
+    assert not (tmp_path / "checkpoints/step-000003/train_state").exists()
+    with open_run(tmp_path, "x", Config(), {}) as run:
+        assert run.start == 5 and len(checkpoints(tmp_path)) == 2
+
+
 def test_metrics_after_the_checkpoint_are_dropped_on_resume(tmp_path: Path) -> None:
     with pytest.raises(Interrupted):
         count(tmp_path / "r", 8, stop_at=4)

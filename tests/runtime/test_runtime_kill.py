@@ -83,7 +83,7 @@ def write_model(folder: Path) -> None:
     (folder / "sub" / "config.json").write_text('{"whole": true}')
 
 
-def stage(folder: Path, keep: int | None) -> float:
+def stage(folder: Path, keep: int | None, spare: tuple[int, ...] = ()) -> float:
     """A stage in miniature: adds the step's number to a tensor at every step, saves at every second."""
     with open_run(folder, "count", Config(), {}) as run:
         if run.finished is not None:
@@ -93,7 +93,7 @@ def stage(folder: Path, keep: int | None) -> float:
             value += step
             run.log(step + 1, value=value.item())
             if run.should_save(step + 1):
-                run.save(step + 1, write_model, {"value": value}, keep=keep)
+                run.save(step + 1, write_model, {"value": value}, keep=keep, spare=spare)
         return float(run.finish({"value": value.item()})["value"])
 
 
@@ -110,12 +110,12 @@ def whole(folder: Path) -> None:
             json.loads((folder / name).read_text())
 
 
-@pytest.mark.parametrize("keep", [1, None])
+@pytest.mark.parametrize(("keep", "spare"), [(1, ()), (1, (2,)), (None, ())])
 def test_killed_at_every_operation_and_at_another_one_after_that(
-    keep: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    keep: int | None, spare: tuple[int, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with killed_at(monkeypatch, operation=10**9) as count:
-        assert stage(tmp_path / "undisturbed", keep) == TOTAL
+        assert stage(tmp_path / "undisturbed", keep, spare) == TOTAL
     operations = count[0]
     assert operations > 50
     names = sorted(p.relative_to(tmp_path / "undisturbed") for p in (tmp_path / "undisturbed").rglob("*"))
@@ -123,9 +123,9 @@ def test_killed_at_every_operation_and_at_another_one_after_that(
         folder = tmp_path / f"at-{first}"
         for operation in (first, first * 7 % operations + 1):
             with killed_at(monkeypatch, operation), suppress(Killed):
-                stage(folder, keep)
+                stage(folder, keep, spare)
             whole(folder)
-        assert stage(folder, keep) == TOTAL
+        assert stage(folder, keep, spare) == TOTAL
         assert sorted(p.relative_to(folder) for p in folder.rglob("*")) == names, f"killed at {first}"
         assert [row["step"] for row in read_metrics(folder / "metrics.jsonl")] == list(range(1, STEPS + 1))
 

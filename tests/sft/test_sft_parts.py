@@ -3,7 +3,7 @@
 import pytest
 
 from instructgpt.sft.examples import Stream
-from instructgpt.sft.selection import choose
+from instructgpt.sft.selection import rank
 from instructgpt.sft.settings import SFTConfig
 from instructgpt.text.chat import Rendered
 
@@ -32,15 +32,21 @@ def test_a_part_of_an_epoch() -> None:
     [
         (
             {"9": {"reward": 2.0, "validation_loss": 1.0}, "10": {"reward": 1.0, "validation_loss": 0.5}},
-            (9, "reward"),
+            ([9, 10], "reward"),
         ),
-        ({"9": {"validation_loss": 1.0}, "10": {"validation_loss": 0.5}}, (10, "validation_loss")),
-        ({"9": {"validation_loss": 1.0}, "10": {"validation_loss": 1.0}}, (9, "validation_loss")),
-        ({"9": {"eos_rate": 1.0}, "10": {"eos_rate": 0.5}}, (10, "last")),
+        ({"9": {"validation_loss": 1.0}, "10": {"validation_loss": 0.5}}, ([10, 9], "validation_loss")),
+        ({"10": {"validation_loss": 1.0}, "9": {"validation_loss": 1.0}}, ([9, 10], "validation_loss")),
+        ({"9": {"eos_rate": 1.0}, "10": {"eos_rate": 0.5}}, ([10, 9], "last")),
+        (
+            {"9": {"validation_loss": 1.0, "reward": 2.0}, "10": {"validation_loss": 0.5}},
+            ([10, 9], "validation_loss"),
+        ),
+        ({"10": {"reward": 1.0}, "9": {"reward": 1.0}, "20": {"reward": 2.0}}, ([20, 9, 10], "reward")),
     ],
 )
-def test_the_choice(candidates: dict[str, dict[str, float]], expected: tuple[int, str]) -> None:
-    assert choose(candidates) == expected
+def test_the_choice(candidates: dict[str, dict[str, float]], expected: tuple[list[int], str]) -> None:
+    """Of two equal checkpoints the earlier is the better."""
+    assert rank(candidates) == expected
 
 
 def test_the_mix_is_a_share_of_the_step() -> None:

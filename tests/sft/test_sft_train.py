@@ -192,6 +192,46 @@ def test_a_reward_chooses_the_checkpoint_and_all_are_kept(
         assert model.generation_config.eos_token_id == [2, 3]  # <|eos|> and <|end|>
 
 
+@pytest.mark.parametrize(("keep", "left"), [(1, [12, 22]), (2, [12, 18, 22]), (0, [6, 12, 18, 22])])
+def test_the_best_are_kept_beside_the_latest(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keep: int, left: list[int]
+) -> None:
+    """16 demonstrations, 4 epochs, 3 a step: checkpoints at 6, 12, 18, 22 score 1, 3, 2, 0. Stopped after
+    step 13, which is no candidate."""
+    scores = iter([1.0, 3.0, 2.0, 0.0])
+    monkeypatch.setattr(
+        stage,
+        "make_judge",
+        lambda *_: type("Judge", (), {"measure": lambda self, model: {"reward": next(scores)}})(),
+    )
+    settings = config(world, tmp_path / "r", epochs=4.0, keep=keep)
+    with monkeypatch.context() as patch:
+        interrupt_at_call(patch, 13)
+        with pytest.raises(Interrupted):
+            train(settings)
+    summary = train(settings)
+    found = sorted(int(path.name[5:]) for path in (tmp_path / "r/checkpoints").iterdir())
+    assert found == (sorted([13, *left]) if keep == 0 else left)
+    assert summary["checkpoint"] == "checkpoints/step-000012" and summary["reward"] == 3.0
+    assert list(summary["candidates"]) == ["6", "12", "18", "22"]
+    load_language_model(tmp_path / "r" / summary["checkpoint"])
+
+
+def test_what_is_gone_is_not_chosen(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last checkpoint could not be scored: then the loss decides, among those that the reward left."""
+    found = iter([{"reward": 1.0}, {"reward": 3.0}, {}])
+    losses = iter([0.1, 0.3, 0.2])
+    monkeypatch.setattr(
+        stage,
+        "make_judge",
+        lambda *_: type("Judge", (), {"measure": lambda self, model: next(found)})(),
+    )
+    monkeypatch.setattr(stage, "mean_loss", lambda *_: next(losses))
+    summary = train(config(world, tmp_path / "r", epochs=3.0, keep=1, eval_every=0))
+    assert summary["chosen_by"] == "validation_loss"
+    assert summary["checkpoint"] == "checkpoints/step-000016"  # 0.2 at the last; 0.1 at step 6 is gone
+
+
 def test_without_a_reward_the_lowest_validation_loss_chooses(world: Path, tmp_path: Path) -> None:
     summary = train(config(world, tmp_path / "r", epochs=3.0))
     losses = {step: found["validation_loss"] for step, found in summary["candidates"].items()}

@@ -56,6 +56,9 @@ class BestOfNConfig:
     paths: str = ""
     """PPO runs to put on the same axes, every saved checkpoint of them: run folders with commas between, each
     may be written name=folder."""
+    weights: Literal["raw", "ema"] = "raw"
+    """Which weights of a checkpoint of --paths are measured: the policy's, or their moving average (--ema of
+    `ppo`), which moves less for the same reward."""
     max_new: int = 256
     """Largest length of a reply in tokens."""
     temperature: float = 1.0
@@ -116,19 +119,27 @@ def run(config: BestOfNConfig) -> dict[str, Any]:
     files = ",".join(map(str, expand(config.prompts)))
     inputs = {"model": config.model, "reward": config.reward, "prompts": files}
     inputs["judge"] = judge_input(judge_spec(config.judge))
-    tracks = _tracks(config.paths)
+    tracks = _tracks(config.paths, config.weights)
     inputs |= {f"path {name}": ",".join(map(str, track)) for name, track in tracks.items()}
     with open_run(config.out, "best-of-n", config, inputs) as opened:
         return opened.finished or _write(opened, config, tracks)
 
 
-def _tracks(paths: str) -> dict[str, list[Path]]:
+def _tracks(paths: str, weights: str) -> dict[str, list[Path]]:
     """Name -> saved checkpoints, in order; a folder without a name is called by its last part."""
     parts = [part.strip() for part in paths.split(",") if part.strip()]
     pairs = name_pairs("--paths", [part if "=" in part else f"{Path(part).name}={part}" for part in parts])
     if len(dict(pairs)) < len(pairs):
         raise ConfigError("two runs have one name", "--paths", "name them: a=FOLDER,b=FOLDER")
-    return {name: checkpoints_of([folder]) for name, folder in pairs}
+    tracks = {name: checkpoints_of([folder]) for name, folder in pairs}
+    if weights == "raw":
+        return tracks
+    averages = {name: [path / "ema" for path in track] for name, track in tracks.items()}
+    for path in (path for track in averages.values() for path in track):
+        if not path.exists():
+            cure = "train with --ema 0.992, or measure --weights raw"
+            raise ConfigError("this checkpoint has no moving average", str(path), cure)
+    return averages
 
 
 def _write(run: Run, config: BestOfNConfig, tracks: dict[str, list[Path]]) -> dict[str, Any]:

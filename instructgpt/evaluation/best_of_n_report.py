@@ -97,7 +97,7 @@ def path_point(row: Row) -> PathPoint:
     """A row of paths.jsonl as a point for `frontier.shares`."""
     found = _position(row)
     score = np.array(found.score) if found.score else None
-    return PathPoint(Path(row["checkpoint"]).name, np.array(found.kl), np.array(found.reward), score)
+    return PathPoint(row["checkpoint"], np.array(found.kl), np.array(found.reward), score)
 
 
 def share_row(share: Share) -> dict[str, Any]:
@@ -130,7 +130,8 @@ def _path_row(row: Row, seed: int) -> dict[str, Any]:
 
 
 def _step(checkpoint: str) -> int:
-    digits = Path(checkpoint).name.rpartition("-")[2]
+    path = Path(checkpoint)
+    digits = (path.parent if path.name == "ema" else path).name.rpartition("-")[2]
     return int(digits) if digits.isdigit() else 0
 
 

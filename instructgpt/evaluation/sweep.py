@@ -107,6 +107,8 @@ class _Meter:
     def measure(self, name: str, folder: str | Path) -> dict[str, Any]:
         """One value a prompt and a document: `position`, `nats`, `tokens`, from disk if measured before."""
         checkpoint = final_checkpoint(folder)
+        if self.config.weights == "ema" and name != START:
+            checkpoint = checkpoint / "ema"
         path, made = self.folder / f"{name}.json", hash_path(checkpoint)
         if path.exists():
             known: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))

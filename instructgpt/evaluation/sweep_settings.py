@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from instructgpt.errors import ConfigError
 from instructgpt.rlhf.settings import PPOConfig
@@ -40,6 +40,8 @@ class SweepConfig:
     judge: str = ""
     """Who else scores: as in `eval`, a reward-model checkpoint, module:function, practice or practice:FOLDER;
     empty = nobody."""
+    weights: Literal["raw", "ema"] = "raw"
+    """Which weights of a finished run are measured: the policy's, or their moving average (--ppo.ema)."""
     ppo: PPOConfig = field(default_factory=PPOConfig)
     """What all runs share; its seed also decides the replies that are measured."""
 
@@ -49,6 +51,9 @@ class SweepConfig:
             raise ConfigError(what, flag, "use at least 1 process, and 0 (all) or more prompts")
         if self.ppo.out:
             raise ConfigError("the sweep names the folders of its runs", "--ppo.out", "use --out")
+        if self.weights == "ema" and self.ppo.ema == 0:
+            what = "there is no moving average to measure"
+            raise ConfigError(what, "--weights ema", "give --ppo.ema 0.992")
         for point in self.points:
             replace(self.ppo, ptx_coef=point.ptx_coef, beta=point.beta)  # refuses what PPO refuses
 
@@ -76,7 +81,7 @@ class SweepConfig:
     def shared(self) -> dict[str, Any]:
         """What every run and every measurement of the folder has in common; lists may grow."""
         ppo = {f"ppo.{key}": value for key, value in asdict(self.ppo).items() if key not in _NOT_SHARED}
-        return {"count": self.count, "judge": self.judge} | ppo
+        return {"count": self.count, "judge": self.judge, "weights": self.weights} | ppo
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import shutil
 from pathlib import Path
 
 import pytest
@@ -159,6 +160,18 @@ def test_checkpoints_stand_on_the_axes_of_best_of_n(
     page = (tmp_path / "out" / "curve.html").read_text()
     assert page.count("<svg") == 1 and "http" not in page.replace("http-equiv", "")
     assert (tmp_path / "out" / "curve.svg").read_text().startswith("<svg xmlns=")
+
+
+def test_averaged_weights_are_measured_where_asked_for(world: Path, tmp_path: Path) -> None:
+    """The average of step 2 is the model itself: KL 0; step 1 has none."""
+    path = checkpoints(world, tmp_path / "ppo", {2: 9})
+    shutil.copytree(world / "model", path / "checkpoints" / "step-000002" / "ema")
+    more = {"paths": f"mine={path}", "weights": "ema"}
+    (row,) = run(config(world, str(world / "reward"), tmp_path / "out", **more))["paths"]["mine"]
+    assert (row["step"], row["kl"]) == (2, 0.0) and row["checkpoint"].endswith("step-000002/ema")
+    checkpoints(world, tmp_path / "ppo", {1: 9})
+    with pytest.raises(ConfigError, match=r"no moving average \(.*step-000001/ema\).*--ema 0\.992"):
+        run(config(world, str(world / "reward"), tmp_path / "other", **more))
 
 
 def test_log_probabilities_and_repeats_are_kept(world: Path, tmp_path: Path) -> None:

@@ -190,6 +190,19 @@ def test_a_failed_run_does_not_lose_the_others(world: Path, tmp_path: Path) -> N
         run(config(world, tmp_path / "out", ptx_coefs="0"))
 
 
+def test_averaged_weights_are_measured_where_asked_for(world: Path, tmp_path: Path) -> None:
+    given = config(world, tmp_path / "out", weights="ema", ptx_coefs="0.5", ppo=ppo(world, ema=0.5))
+    (row,) = run(given)["runs"]
+    folder = Path(row["checkpoint"])
+    assert folder.name == "ema" and folder.parent.name == "step-000001"
+    candidate = Candidate.load("ema", folder)
+    texts = read_texts(world / "held_out_texts.jsonl")
+    expected = text_loss(candidate.model, candidate.tokenizer, texts).loss
+    raw = Candidate.load("raw", folder.parent)
+    assert row["pretrain_loss"] == pytest.approx(expected)
+    assert row["pretrain_loss"] != pytest.approx(text_loss(raw.model, raw.tokenizer, texts).loss)
+
+
 def test_which_combinations_are_asked_for(world: Path, tmp_path: Path) -> None:
     grid = config(world, tmp_path, ptx_coefs="0, 1", betas="0.1,0.2,0.2")
     assert [point.name for point in grid.points] == [
@@ -211,6 +224,7 @@ def test_which_combinations_are_asked_for(world: Path, tmp_path: Path) -> None:
         ({"ptx_coefs": "0,many"}, "numbers with commas"),
         ({"betas": "-1"}, "--beta is -1"),
         ({"processes": 0}, "at least 1 process"),
+        ({"weights": "ema"}, "give --ppo.ema 0.992"),
         ({"judge": "nobody"}, "not the name of a function"),
     ],
 )

@@ -43,7 +43,10 @@ VERBS: dict[str, Verb] = {
         "evaluation.best_of_n", "BestOfNConfig", "run", "sample n replies, keep the best by reward"
     ),
     "sweep": Verb(
-        "evaluation.sweep", "SweepConfig", "run", "the alignment-tax dial: PPO-ptx over coefficients and betas"
+        "evaluation.sweep",
+        "SweepConfig",
+        "run",
+        "the alignment-tax dial: PPO-ptx over coefficients and betas",
     ),
     "generate": Verb(
         "generation.run", "GenerateConfig", "run", "answer prompts from a file or the command line"
@@ -68,12 +71,12 @@ def _help() -> str:
         [
             f"instructgpt {__version__}: the InstructGPT recipe, complete",
             "",
-            "usage: instructgpt VERB [--config FILE.toml] [--flag value ...] [--json]",
+            "usage: instructgpt VERB [--preset NAME] [--config FILE.toml] [--flag value ...] [--json]",
             "       instructgpt run FILE.toml | --preset NAME [--flag value ...] [--json]",
             "",
             *lines,
             "",
-            "`instructgpt VERB --help` lists a verb's flags. --config reads flags from a file.",
+            "`instructgpt VERB --help` lists a verb's flags. --preset and --config read flags from a file.",
             "--json prints the summary alone on stdout.",
         ]
     )

@@ -44,7 +44,9 @@ DISAGREEMENT_FACTOR = 2.0
 JUDGE_SIGMAS = 3.0
 """Standard errors by which the judge must have fallen, twice in a row, from its best measurement."""
 VALUE_FACTOR = 4.0
-"""Squared value error against its best rounds: twice the error. Two other conditions must hold as well."""
+"""Squared value error against its best rounds: twice the error. It must also be worse than a constant ..."""
+VALUE_EXPLAINED = -1.0
+"""... or explain less than this over ten rounds: twice as bad as a constant, and not only at the start."""
 EOS_DROP = 0.2
 """Share of replies that no longer end themselves: a fifth of them is seen by anyone who reads samples."""
 RATIO_MEAN = 0.1
@@ -185,13 +187,16 @@ def _worse(row: Mapping[str, float], best: Mapping[str, float]) -> bool:
 
 
 def value_divergence(history: History) -> str | None:
-    """The value network is worse than it was, than a constant, and than the scores' own spread."""
+    """The value network's error exceeds the scores' own spread, and it was better or was never any good."""
     error, explained = history.now("value_error"), history.now("explained_variance")
     spread, lowest = history.start("score_std"), history.lowest_value_error
-    if error is None or explained is None or spread is None or lowest is None:
+    if error is None or explained is None or spread is None or lowest is None or not error > spread**2:
         return None
-    if error > VALUE_FACTOR * lowest and error > spread**2 and explained < 0:
+    if error > VALUE_FACTOR * lowest and explained < 0:
         return f"the squared value error is {error:.3g}, at its best it was {lowest:.3g}"
+    long = history.now("explained_variance", LONG)
+    if long is not None and long < VALUE_EXPLAINED:
+        return f"the values explain {long:.3g} of the returns' variance, a constant explains 0"
     return None
 
 

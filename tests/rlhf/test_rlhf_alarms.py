@@ -71,6 +71,10 @@ OTHER_FACES: dict[str, tuple[str, Series]] = {
     ),
     "members disagree": ("over_optimisation", {"reward_disagreement": lambda n: 0.2 + 0.02 * n}),
     "replies shrink": ("length_runaway", {"length": lambda n: max(5.0, 30.0 - n)}),
+    "values that never follow": (
+        "value_divergence",
+        {"value_error": lambda n: 50.0 / (1 + n), "explained_variance": lambda n: -9.0 / (1 + n / 20)},
+    ),
     "a mean ratio that is not 1": ("ratio_outliers", {"ratio_mean": lambda n: 1.0 if n < 15 else 1.3}),
 }
 
@@ -88,6 +92,10 @@ HARMLESS: dict[str, Series] = {
     },
     "a price that is earned": {"score_used": lambda n: 0.1 * n, "kl_reward": lambda n: -0.05 * n},
     "twice a token": {"length": lambda n: 1.0 + 0.1 * n},
+    "values that follow after a while": {
+        "value_error": lambda n: 50.0 * math.exp(-n / 2),
+        "explained_variance": lambda n: 0.8 - 6 * math.exp(-n / 2),
+    },
     "all replies are cut from the start": {"eos_rate": lambda n: 0.0},
     "judge and reward rise": _judged(lambda n: 0.1 * n, lambda n: 0.1 * n),
     "judge and reward fall": _judged(lambda n: -0.1 * n, lambda n: -0.1 * n),

@@ -188,12 +188,12 @@ def test_prompt_order_is_a_shuffle_per_pass() -> None:
 
 
 def test_max_kl_stops_before_the_update(tiny, tmp_path) -> None:
-    config = tiny.config(tmp_path / "run", iterations=6, lr=3e-2, warmup=0, max_kl=0.02, beta=0.0)
+    config = tiny.config(tmp_path / "run", iterations=9, lr=1e-3, warmup=0, max_kl=0.1, beta=0.0)
     summary = train(config)
-    assert 0 < summary["iterations"] < 6
-    assert "above --max-kl 0.02" in summary["stopped_early"]
+    assert 1 < summary["iterations"] < 9
+    assert "above --max-kl 0.1" in summary["stopped_early"]
     assert (tmp_path / "run" / summary["checkpoint"] / "model.safetensors").exists()
-    assert all(row["kl"] <= 0.02 for row in _rows(tmp_path / "run"))
+    assert all(row["kl"] <= 0.1 for row in _rows(tmp_path / "run"))
     kept = _weights(tmp_path / "run", summary["iterations"])
     out = tmp_path / "every"
     every = train(dataclasses.replace(config, out=str(out), save_every=1, keep=2))
@@ -370,7 +370,7 @@ COVERED_ELSEWHERE = {
 
 def test_every_flag_is_covered() -> None:
     """Field fault 26: a new setting without a test of its effect fails here."""
-    assert set(PPOConfig.__dataclass_fields__) == set(DEAD_FLAG_CASES) | COVERED_ELSEWHERE
+    assert {field.name for field in dataclasses.fields(PPOConfig)} == set(DEAD_FLAG_CASES) | COVERED_ELSEWHERE
 
 
 def test_checkpoints_to_keep(tiny, tmp_path) -> None:

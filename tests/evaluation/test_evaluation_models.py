@@ -146,10 +146,14 @@ def test_eval_compares_models_with_the_first(
     assert models["same"]["text_loss"] == models["start"]["text_loss"] != models["other"]["text_loss"]
     assert summary["win_rate"]["same_over_start"] == {"mean": 0.5, "low": 0.5, "high": 0.5, "n": 12}
     assert set(summary["win_rate"]) == {"same_over_start", "other_over_start"}
+    even = summary["win_rate_at_equal_length"]
+    assert even["same_over_start"] == 0.5 and set(even) == set(summary["win_rate"])
     rows = read_metrics(tmp_path / "eval" / "samples.jsonl")
     assert len(rows) == 12 and set(rows[0]["replies"]) == {"start", "same", "other"}
     assert main(arguments) == 0  # finished before: shown again
-    assert "wins over the first" in capsys.readouterr().out
+    table = capsys.readouterr().out
+    assert "wins over the first" in table and "at equal length" in table
+    assert f"{even['other_over_start']:.3f}\n" in table
 
 
 @pytest.mark.parametrize(

@@ -153,15 +153,19 @@ def statuses(work: Path) -> dict[str, str]:
 
 
 def run(name: str, workers: int) -> tuple[Path, dict[str, str]]:
-    """Try every change of a part that has no result yet; those that ran out of time are tried again alone.
-
-    A machine that pauses or swaps makes a slow test look like an endless loop.
+    """Try every change of a part that has no result yet; what survived an earlier run is tried again, since
+    there may be a new test, and so is what ran out of time: a paused machine makes a test look endless.
     """
     work = copy_tree(name)
+    before = statuses(work) if (work / "mutants").exists() else {}
     mutmut(work, "run", "--max-children", str(workers))
-    late = [mutant for mutant, status in statuses(work).items() if status == "timeout"]
-    if late:
-        mutmut(work, "run", "--max-children", "1", *late)
+    doubtful = [
+        mutant
+        for mutant, status in statuses(work).items()
+        if status == "timeout" or (status not in KILLED and before.get(mutant) == status)
+    ]
+    if doubtful:
+        mutmut(work, "run", "--max-children", "1", *doubtful)
     return work, statuses(work)
 
 

@@ -94,7 +94,6 @@ def write_world(folder: Path) -> Path:
         "rankings": _rankings(range(40)),
         "rankings-held-out": _rankings(range(40, 48)),
         "prompts": prompts[:24],
-        "prompts-held-out": prompts[24:32],
     }
     for name, rows in files.items():
         text = "".join(json.dumps(row) + "\n" for row in rows)
@@ -218,7 +217,6 @@ STAGES: dict[str, Stage] = {
             "model": Path("gpt2"),
             "reward": Path("scorer"),
             "prompts": Path("prompts.jsonl"),
-            "eval_prompts": Path("prompts-held-out.jsonl"),
             "pretrain": Path("texts.jsonl"),
             "iterations": STEPS,
             "batch": 8,
@@ -232,15 +230,13 @@ STAGES: dict[str, Stage] = {
             "value_lr": 1e-3,
             "warmup": 5,
             "save_every": 0,
-            "eval_every": 10,
         },
         (
             "reward", "kl", "length", "eos_rate", "objective", "entropy", "policy_loss", "value_loss",
             "ptx_loss", "approx_kl", "clip_fraction", "value_clip_fraction", "ratio_max",
             "explained_variance", "policy_grad_norm", "value_grad_norm", "beta", "lr",
-            "eval_reward", "eval_kl", "eval_length",
         ),
         {"reward": 1.0, "kl": 1.0, "objective": 1.0, "policy_loss": 1.0, "explained_variance": 1.0,
-         "approx_kl": 0.1, "eval_reward": 1.0, "eval_kl": 1.0},
+         "approx_kl": 0.1},
     ),
 }  # fmt: skip

@@ -27,7 +27,9 @@ from instructgpt.generation.reply import reply_requests, sample_replies
 from instructgpt.generation.spool import Spool
 from instructgpt.runtime.checkpoint import Run, open_run
 from instructgpt.runtime.device import pick_device, pick_dtype, tune_malloc
-from instructgpt.scoring.reward import Reward, load_reward
+from instructgpt.scoring.ask import check_prompts
+from instructgpt.scoring.reward import Reward, load_reward, reward_models
+from instructgpt.scoring.spec import kind_of
 
 FILE, PATH_FILE = "best.jsonl", "paths.jsonl"
 
@@ -39,7 +41,7 @@ class BestOfNConfig:
     model: str = ""
     """Checkpoint to sample from, or the folder of a finished stage."""
     reward: str = ""
-    """Reward model (a folder), or module:function."""
+    """What chooses: a reward model (a folder), module:function, a URL, verify:NAME, or a weighted sum."""
     prompts: str = ""
     """Prompts: a JSONL file, a glob, or several with commas."""
     out: str = ""
@@ -118,6 +120,8 @@ def run(config: BestOfNConfig) -> dict[str, Any]:
     tune_malloc()
     files = ",".join(map(str, expand(config.prompts)))
     inputs = {"model": config.model, "reward": config.reward, "prompts": files}
+    if kind_of(config.reward) == "sum":
+        inputs["reward_models"] = ",".join(map(str, reward_models(config.reward)))
     inputs["judge"] = judge_input(judge_spec(config.judge))
     tracks = _tracks(config.paths, config.weights)
     inputs |= {f"path {name}": ",".join(map(str, track)) for name, track in tracks.items()}
@@ -147,6 +151,7 @@ def _write(run: Run, config: BestOfNConfig, tracks: dict[str, list[Path]]) -> di
     prompts = read_prompts(config.prompts)[: config.count or None]
     source = Candidate("model", *open_model(config.model, device, pick_dtype(config.dtype)))
     reward = load_reward(config.reward, device)
+    check_prompts(reward, prompts, config.prompts)
     judge = load_judge(judge_spec(config.judge), config.seed, device) if config.judge else None
     # Every prompt must fit before the first one is answered.
     reply_requests(

@@ -78,13 +78,11 @@ class Line:
     def __init__(self, address: Address, timeout: float) -> None:
         self.address, self.timeout = address, timeout
         self._late = self._cut = False
-        if address.secure:
-            context = ssl.create_default_context()
-            self._connection: HTTPConnection = HTTPSConnection(
-                address.host, address.port, timeout=timeout, context=context
-            )
-        else:
-            self._connection = HTTPConnection(address.host, address.port, timeout=timeout)
+        # HTTPConnection forgets its socket while an answer without a length is still read from it.
+        self._socket: socket.socket | None = None
+        self._response: HTTPResponse | None = None
+        kind = HTTPSConnection if address.secure else HTTPConnection
+        self._connection: HTTPConnection = kind(address.host, address.port)
 
     def connect(self) -> None:
         """Connect and hang up.
@@ -92,7 +90,7 @@ class Line:
         Raises:
             Failure: nobody answers there.
         """
-        self._guarded(self._connection.connect)
+        self._guarded(self._connect)
 
     def post(self, body: bytes, token: str, limit: int) -> bytes:
         """Send `body` and return what comes back, at most `limit` bytes.
@@ -106,9 +104,9 @@ class Line:
         """Break the exchange off, from any thread."""
         self._cut = True
         # The plain socket's method: the one of a TLS socket is not made for another thread.
-        if (sock := self._connection.sock) is not None:
+        if self._socket is not None:
             try:
-                socket.socket.shutdown(sock, socket.SHUT_RDWR)
+                socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
             except OSError:
                 return  # closed already
 
@@ -128,21 +126,34 @@ class Line:
             raise Failure(f"the connection failed: {reason}") from error
         finally:
             clock.cancel()
+            if self._response is not None:
+                self._response.close()
             self._connection.close()
 
     def _expire(self) -> None:
         self._late = True
         self.cut()
 
+    def _connect(self) -> None:
+        found = socket.create_connection((self.address.host, self.address.port), self.timeout)
+        found.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._socket = self._connection.sock = found
+        if self.address.secure:  # in two steps, so that a handshake can be cut too
+            context = ssl.create_default_context()
+            tls = context.wrap_socket(found, server_hostname=self.address.host, do_handshake_on_connect=False)
+            self._socket = self._connection.sock = tls
+        if self._cut:  # before there was a socket to cut
+            raise TimeoutError
+        if isinstance(self._socket, ssl.SSLSocket):
+            self._socket.do_handshake()
+
     def _exchange(self, body: bytes, token: str, limit: int) -> bytes:
         headers = {"Content-Type": "application/json", "Accept": "application/json"}
         if token:
             headers["Authorization"] = f"Bearer {token}"
-        self._connection.connect()
-        if self._cut:  # before there was a socket to cut
-            raise TimeoutError
+        self._connect()
         self._connection.request("POST", self.address.target, body, headers)
-        response = self._connection.getresponse()
+        response = self._response = self._connection.getresponse()
         if not 200 <= response.status < 300:
             raise _refusal(response, token)
         data = response.read(limit + 1)

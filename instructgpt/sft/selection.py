@@ -17,6 +17,7 @@ from instructgpt.errors import ConfigError
 from instructgpt.generation.reply import sample_replies
 from instructgpt.model.heads import LanguageModel
 from instructgpt.runtime.checkpoint import final_checkpoint
+from instructgpt.scoring.ask import check_prompts, score_records
 from instructgpt.scoring.reward import Reward, load_reward
 from instructgpt.sft.settings import SFTConfig
 from instructgpt.text.chat import render_prompt, render_reply
@@ -51,12 +52,13 @@ class Judge:
         # A reply with broken characters may be longer when its text is encoded again; what then exceeds the
         # context can't be scored and is left out of the mean.
         answered = [
-            (prompt.messages, reply.text)
+            (prompt, reply.text)
             for prompt, reply in zip(self.prompts, replies, strict=True)
             if len(render_reply(self.tokenizer, prompt.messages, reply.text).ids) <= model.config.context
         ]
         if self.reward is not None and answered:
-            scores = self.reward.score([prompt for prompt, _ in answered], [text for _, text in answered])
+            asked, texts = [prompt for prompt, _ in answered], [text for _, text in answered]
+            scores = score_records(self.reward, asked, texts)
             found["reward"] = sum(scores) / len(scores)
         return found
 
@@ -85,6 +87,8 @@ def make_judge(
     if named and Path(named).is_dir():
         named = str(final_checkpoint(named))
     reward = load_reward(named, device) if named else None
+    if reward is not None:
+        check_prompts(reward, chosen, config.selection_prompts or "the held-out data")
     return Judge(chosen, reward, tokenizer, config.max_new, config.seed)
 
 

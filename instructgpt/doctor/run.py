@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +30,8 @@ from instructgpt.runtime.files import write_json
 from instructgpt.runtime.metrics import Progress
 
 _KINDS = ("quick", "full")
+_MOST_PROCESSES = 8
+"""Started unless told otherwise: each holds its own copy of torch, about 300 MiB."""
 # `--certify` may stand alone: the quick certificate.
 _CERTIFY: PrimitiveConstructorSpec[str] = PrimitiveConstructorSpec(
     nargs=(0, 1),
@@ -52,7 +52,7 @@ class DoctorConfig:
     device: str = "auto"
     """auto, cpu, cuda, mps."""
     processes: int = 0
-    """Processes to start for --certify; 0 = one a core. Changes no result."""
+    """Processes to start for --certify; 0 = one a core, at most 8. Changes no result."""
     out: str = ""
     """Folder to write summary.json into; empty = none."""
 
@@ -109,19 +109,20 @@ def run(config: DoctorConfig) -> dict[str, Any]:
 
 def _outcomes(config: DoctorConfig, device: torch.device) -> list[Outcome]:
     settings = quick_settings() if config.certify == "quick" else full_settings()
-    # Longest first or not makes no difference: all runs take the same time.
     jobs: list[Job] = [(setting, seed) for setting in settings for seed in SEEDS]
     rank, world_size = ranks()
     progress = Progress("certificate", len(range(rank, len(jobs), world_size)))
 
     def show(outcome: Outcome) -> None:
+        if rank > 0:
+            return
         setting = outcome.setting
         progress.note = f"{setting.reference} {setting.rewards} beta {setting.beta:g}: {outcome.raw:.4f}"
         progress.advance()
 
-    with contextlib.redirect_stdout(sys.stderr):
-        outcomes = run_jobs(jobs, device, config.processes or cores(), show)
-    progress.close()
+    outcomes = run_jobs(jobs, device, config.processes or min(cores(), _MOST_PROCESSES), show)
+    if rank == 0:
+        progress.close()
     return outcomes
 
 

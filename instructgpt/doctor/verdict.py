@@ -12,10 +12,10 @@ from instructgpt.doctor.invariants import Finding
 
 
 def quick_settings() -> list[Setting]:
-    """The easy kind of world at every beta, each hard kind at the smallest, a shift of the rewards."""
+    """The easy kind of world at every beta, the hardest at the smallest, a shift of the rewards."""
     easy = [Setting("flat", "structured", beta) for beta in BETAS]
-    hard = [Setting("flat", "independent", BETAS[0]), Setting("peaked", "structured", BETAS[0])]
-    return [*easy, *hard, Setting("flat", "structured", BETAS[1], SHIFT)]
+    hard = Setting("flat", "independent", BETAS[0])
+    return [*easy, hard, Setting("flat", "structured", BETAS[1], SHIFT)]
 
 
 def full_settings() -> list[Setting]:

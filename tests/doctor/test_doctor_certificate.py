@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -29,7 +30,7 @@ from instructgpt.doctor.world import LARGEST, optimal_logprobs
 
 CPU = torch.device("cpu")
 EASY = Setting("flat", "structured", 0.5)
-SMALL = replace(RUN, iterations=24, batch=512, minibatches=4, value_warmup=3)
+SMALL = replace(RUN, iterations=30, batch=512, value_warmup=3)
 """A short run: far from the certificate's settings, but enough for the easiest kind of world."""
 
 
@@ -40,7 +41,7 @@ def outcome() -> Outcome:
 
 def test_a_short_run_comes_near_the_optimum(outcome) -> None:
     assert 0.9 < outcome.raw <= 1.0
-    assert 0.5 < outcome.ema <= 1.0
+    assert 0.85 < outcome.ema <= 1.0
     assert outcome.kl == pytest.approx(outcome.optimal_kl, rel=0.3)
 
 
@@ -176,13 +177,15 @@ from instructgpt.doctor import spread
 from instructgpt.doctor.certificate import RUN, Setting, certify
 from dataclasses import replace
 config = replace(RUN, iterations=4, batch=64, minibatches=2, value_warmup=1)
-own = []
 spread.certify = partial(certify, config=config)
-jobs = [(Setting("flat", "structured", b), s) for b, s in ((0.5, 0), (0.2, 1), (0.5, 2))]
-found = spread.run_jobs(jobs, torch.device("cpu"), 1, lambda outcome: own.append(outcome.seed))
-rank = os.environ["RANK"]
-with open(f"rank{rank}.json", "w") as file:
-    json.dump({"own": own, "raw": [o.raw for o in found], "seeds": [o.seed for o in found]}, file)
+if __name__ == "__main__":
+    own = []
+    jobs = [(Setting("flat", "structured", b), s) for b, s in ((0.5, 0), (0.2, 1), (0.5, 2))]
+    processes = int(os.environ.get("PROCESSES", "1"))
+    found = spread.run_jobs(jobs, torch.device("cpu"), processes, lambda outcome: own.append(outcome.seed))
+    rank = os.environ.get("RANK", "0")
+    with open(f"rank{rank}.json", "w") as file:
+        json.dump({"own": own, "raw": [o.raw for o in found], "seeds": [o.seed for o in found]}, file)
 """
 
 
@@ -195,8 +198,6 @@ def inline(monkeypatch) -> list[Outcome]:
 
 @pytest.mark.slow
 def test_torchrun_shares_the_work_and_changes_nothing(tmp_path, inline) -> None:
-    import json
-
     (tmp_path / "work.py").write_text(SCRIPT)
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -209,16 +210,13 @@ def test_torchrun_shares_the_work_and_changes_nothing(tmp_path, inline) -> None:
 
 
 @pytest.mark.slow
-def test_processes_change_nothing(monkeypatch) -> None:
-    """The real certificate's settings would take long: a child's rounds are cut by an empty PPO."""
-    one = [certify(setting, seed, CPU, SMALL) for setting, seed in JOBS[:2]]
-    monkeypatch.setattr(spread, "_work", _small_work)
-    two = spread.run_jobs(JOBS[:2], CPU, 2, lambda _: None)
-    assert [o.raw for o in two] == [o.raw for o in one]
-
-
-def _small_work(job, device):
-    return certify(*job, device, SMALL)
+def test_processes_change_nothing(tmp_path, inline) -> None:
+    (tmp_path / "work.py").write_text(SCRIPT)
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PROCESSES": "2"}
+    subprocess.run([sys.executable, "work.py"], cwd=tmp_path, check=True, env=environment, timeout=300)
+    found = json.loads((tmp_path / "rank0.json").read_text())
+    assert sorted(found["own"]) == found["seeds"] == [0, 1, 2]
+    assert found["raw"] == [o.raw for o in inline]
 
 
 def test_processes_are_started_as_asked(monkeypatch) -> None:

@@ -4,7 +4,7 @@
 # make check           formatting, lint, types
 # make golden WHY=".." record the golden runs anew where their numbers changed, and say why in CHANGELOG.md
 # make mutate          change maths/ and rlhf/ in small ways: do the tests notice? (an hour or two)
-# make verify          what takes hours: certificate, three demo seeds; results go to docs/results/
+# make verify          what takes hours: certificate, three demo seeds, tax, frontier; results go to docs/results/
 
 PYTHON ?= python3
 SEED ?= 0
@@ -56,6 +56,8 @@ mutate: $(VENV)/.mutate
 verify: $(VENV)/.test
 	$(BIN)/python -m benchmarks.certificate
 	$(BIN)/python -m benchmarks.world
+	$(BIN)/python -m benchmarks.tax
+	$(BIN)/python -m benchmarks.frontier
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -47,8 +47,8 @@ class DoctorConfig:
     """What is installed and what is missing; with --certify, PPO against optima that are known exactly."""
 
     certify: Annotated[Literal["", "quick", "full"], _CERTIFY] = ""
-    """Check every invariant and train PPO on enumerable worlds: alone or `quick` under 3 minutes on 2 cores,
-    `full` every kind of world. Under torchrun its processes share the work."""
+    """Check every invariant and train PPO on enumerable worlds: alone or `quick` the easy kinds
+    and the hardest one, `full` every kind. Under torchrun its processes share the work."""
     device: str = "auto"
     """auto, cpu, cuda, mps."""
     processes: int = 0

@@ -49,7 +49,8 @@ def test_what_is_installed() -> None:
 
 def test_a_missing_extra_is_named_with_its_cure(monkeypatch) -> None:
     needs = ["torch>=2.9", 'gguf>=0.17; extra == "gguf"', "no-such-thing>=1; extra == 'eval'",
-             'instructgpt[gguf,eval]; extra == "test"', 'also_not-there; extra == "eval"']  # fmt: skip
+             'instructgpt[gguf,eval]; extra == "test"', 'also_not-there; extra == "eval"',
+             "for-developers-only; extra == 'mutate'"]  # fmt: skip
     monkeypatch.setattr(installed_module.metadata, "requires", lambda name: needs)
     found = installed(torch.device("cpu"))
     assert found["missing_extras"] == {"eval": ["no-such-thing", "also_not-there"]}

@@ -21,7 +21,10 @@ PAGES = [ROOT / "README.md", ROOT / "README.zh.md", *sorted((ROOT / "docs").rglo
 FENCE = re.compile(r"^```([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 # Written by a long measurement (`make verify`, the real run), so they have a test of their own.
-MEASURED = {"docs/results/world.md", "docs/results/smollm2.md", "docs/images/demo.svg"}
+MEASURED = {
+    *(f"docs/results/{page}.md" for page in ("world", "smollm2", "certificate", "parity", "mutation")),
+    "docs/images/demo.svg",
+}
 READERS: dict[str, Callable[[Path], list[Any]]] = {
     "prompt": read_prompts,
     "demonstration": read_demonstrations,

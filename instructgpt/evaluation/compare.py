@@ -14,7 +14,7 @@ from instructgpt.data.records import Prompt, read_prompts, read_texts, write_jso
 from instructgpt.errors import ConfigError
 from instructgpt.evaluation.answers import Answers, Candidate, answer
 from instructgpt.evaluation.divergence import reply_divergence
-from instructgpt.evaluation.judge import load_judge
+from instructgpt.evaluation.judge import judge_input, judge_spec, load_judge
 from instructgpt.evaluation.perplexity import text_loss
 from instructgpt.evaluation.statistics import Estimate, mean_interval, outcomes, win_rate
 from instructgpt.maths.length_control import length_controlled_win_rate
@@ -69,7 +69,7 @@ def run(config: EvalConfig) -> dict[str, Any]:
         ConfigError, DataError, CheckpointError: a flag, a record or a model can't be used.
     """
     named = _names(config)
-    spec, device = _judge_spec(config.judge), pick_device(config.device)
+    spec, device = judge_spec(config.judge), pick_device(config.device)
     # Read first, so that a mistyped path leaves no run folder behind that the right one would not fit.
     prompts = read_prompts(config.prompts)[: config.count or None] if config.prompts else []
     judge = load_judge(spec, config.seed, device) if spec and prompts else None
@@ -141,17 +141,9 @@ def _inputs(config: EvalConfig, named: Mapping[str, Path], spec: str) -> dict[st
     endings = (*JSONL_ENDINGS, *TEXT_ENDINGS)
     for key, value in (("prompts", config.prompts), ("text", config.text)):
         inputs[key] = ",".join(map(str, expand(value, endings))) if value else ""
-    kind, _, world = spec.partition(":")
-    if kind == "practice":
-        inputs["judge"] = f"{world}/config.json" if world else ""
-    elif spec:
-        inputs["judge"] = spec if Path(spec).is_dir() else ""  # a function has no file to look at
+    if spec:
+        inputs["judge"] = judge_input(spec)
     return inputs
-
-
-def _judge_spec(spec: str) -> str:
-    """A stage's folder counts as its final checkpoint."""
-    return str(final_checkpoint(spec)) if spec and Path(spec).is_dir() else spec
 
 
 def _replies(

@@ -12,9 +12,8 @@ import torch
 from instructgpt.data.records import Prompt
 from instructgpt.errors import ConfigError, DataError
 from instructgpt.practice import World, WorldConfig
-from instructgpt.runtime.checkpoint import final_checkpoint
 from instructgpt.scoring.ask import score_records
-from instructgpt.scoring.reward import Reward, load_reward
+from instructgpt.scoring.reward import Reward, load_reward, resolve_reward, reward_models
 
 
 class Judge(Protocol):
@@ -97,12 +96,12 @@ def load_judge(spec: str, seed: int = 0, device: torch.device | str = "cpu") -> 
 
 
 def judge_spec(spec: str) -> str:
-    """A stage's folder stands for its final checkpoint.
+    """A stage's folder stands for its final checkpoint, an ensemble's for those of its members.
 
     Raises:
         CheckpointError: no finished model is in the folder.
     """
-    return str(final_checkpoint(spec)) if spec and Path(spec).is_dir() else spec
+    return spec if not spec or spec.partition(":")[0] == "practice" else resolve_reward(spec)
 
 
 def judge_input(spec: str) -> str:
@@ -110,4 +109,4 @@ def judge_input(spec: str) -> str:
     kind, _, world = spec.partition(":")
     if kind == "practice":
         return f"{world}/config.json" if world else ""
-    return spec if Path(spec).is_dir() else ""
+    return ",".join(map(str, reward_models(spec))) if spec else ""

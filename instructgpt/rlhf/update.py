@@ -15,16 +15,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from instructgpt.data.collate import pack_ids
-from instructgpt.data.packing import plan_batches
 from instructgpt.errors import CheckError
-from instructgpt.maths.logprobs import token_logprobs, token_logprobs_and_entropy
+from instructgpt.maths.logprobs import token_logprobs_and_entropy
 from instructgpt.maths.ppo import explained_variance, policy_loss, value_loss
 from instructgpt.model.heads import LanguageModel, ScalarModel
 from instructgpt.rlhf.rollout import Micro, Rollout, autocast, micro_batches
 from instructgpt.rlhf.settings import PPOConfig
+from instructgpt.runtime.device import pick_dtype
 from instructgpt.runtime.optim import Ema, clip_gradients
 from instructgpt.runtime.seeds import derive_seed
+from instructgpt.scoring.likelihood import accumulate, all_counted
 
 Stats = dict[str, float]
 
@@ -160,22 +160,8 @@ def ptx_gradients(policy: LanguageModel, documents: Sequence[Sequence[int]], con
 
     Returns that mean in nats per token, without the factor.
     """
-    device = next(policy.parameters()).device
-    count = sum(len(document) - 1 for document in documents)
-    total = 0.0
-    for plan in plan_batches([len(document) for document in documents], config.max_tokens):
-        ids, positions, lengths = pack_ids([list(documents[i]) for i in plan])
-        first = torch.zeros(len(ids), dtype=torch.bool)
-        first[torch.tensor([0, *lengths[:-1]]).cumsum(0)] = True
-        targets_at = (~first).nonzero().squeeze(1)  # every token but each document's first is predicted
-        before, targets = (targets_at - 1).to(device), ids[targets_at].to(device)
-        with autocast(policy, config.dtype):
-            hidden = policy(ids.to(device), positions.to(device), lengths)[before]
-            logprobs = token_logprobs(hidden, policy.unembedding, targets)
-        loss = -logprobs.sum() / count
-        (config.ptx_coef * loss).backward()
-        total += loss.item()
-    return total
+    examples = all_counted(documents)
+    return accumulate(policy, examples, config.ptx_coef, config.max_tokens, pick_dtype(config.dtype))
 
 
 def value_gradients(

@@ -1,6 +1,6 @@
 """Next-token loss of sequences under a language model: sum over counted tokens / their number in the step.
 
-Pretraining, instruction tuning and its mix of pretraining text share it.
+Pretraining, instruction tuning with its mix of pretraining text, and the ptx term of PPO-ptx share it.
 """
 
 from __future__ import annotations
@@ -21,11 +21,14 @@ def summed_loss(model: LanguageModel, batch: PackedBatch, dtype: torch.dtype, dr
     """Sum of -log p over the tokens that count, in nats; scalar. Only their rows meet the vocabulary."""
     batch = batch.to(model.unembedding.device)
     rows = batch.train_mask.nonzero().squeeze(1)
-    with torch.autocast(rows.device.type, dtype, enabled=dtype != torch.float32):
+    half = dtype != torch.float32
+    with torch.autocast(rows.device.type, dtype, enabled=half):
         hidden = model(batch.ids, batch.positions, batch.lengths, dropout=dropout)
-    hidden = hidden.index_select(0, rows).to(dtype)  # (n, D)
+    hidden, unembedding = hidden.index_select(0, rows), model.unembedding  # (n, D), (V, D)
+    if half:
+        hidden, unembedding = hidden.to(dtype), unembedding.to(dtype)
     targets = batch.target_ids.index_select(0, rows)
-    return -token_logprobs(hidden, model.unembedding.to(dtype), targets).sum()
+    return -token_logprobs(hidden, unembedding, targets).sum()
 
 
 def all_counted(sequences: Sequence[Sequence[int]]) -> list[Rendered]:

@@ -14,6 +14,8 @@ import instructgpt.rlhf.round as rounds
 from instructgpt.maths import gae, masked, ppo
 from instructgpt.maths.kl import bounded_exp
 from instructgpt.rlhf import advantage, prepare, reward, rollout, update
+from instructgpt.scoring import likelihood
+from instructgpt.text.chat import Rendered
 
 
 @fault("return_is_score_minus_beta_kl")
@@ -175,12 +177,13 @@ def the_ptx_term_takes_a_step_of_its_own(patch: MonkeyPatch) -> None:
 @fault("policy_steps_follow_eq_2")
 def the_first_token_of_a_document_is_predicted_from_the_one_before(patch: MonkeyPatch) -> None:
     """Pretraining texts run into one another where they are packed."""
-    real = update.pack_ids
+    real = likelihood.pack
 
-    def joined(sequences: Any) -> Any:
-        return real([[token for sequence in sequences for token in sequence]])
+    def joined(texts: Any) -> Any:
+        ids = [token for text in texts for token in text.ids]
+        return real([Rendered(ids, [True] * len(ids))])
 
-    patch.setattr(update, "pack_ids", joined)
+    patch.setattr(likelihood, "pack", joined)
 
 
 @fault("policy_steps_follow_eq_2", "value_steps_follow_the_clipped_loss")

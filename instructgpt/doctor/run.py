@@ -24,7 +24,7 @@ from instructgpt.doctor.verdict import (
     rows_of,
     rows_table,
 )
-from instructgpt.errors import CheckError, ConfigError
+from instructgpt.errors import CheckError, ConfigError, Interrupted
 from instructgpt.runtime.device import pick_device
 from instructgpt.runtime.files import write_json
 from instructgpt.runtime.metrics import Progress
@@ -72,6 +72,7 @@ def run(config: DoctorConfig) -> dict[str, Any]:
     Raises:
         CheckError: a bound is missed; the table was printed and summary.json written before.
         ConfigError: the device is not there.
+        Interrupted: Ctrl-C; nothing is kept.
     """
     started = time.monotonic()
     device = pick_device(config.device)
@@ -120,7 +121,11 @@ def _outcomes(config: DoctorConfig, device: torch.device) -> list[Outcome]:
         progress.note = f"{setting.reference} {setting.rewards} beta {setting.beta:g}: {outcome.raw:.4f}"
         progress.advance()
 
-    outcomes = run_jobs(jobs, device, config.processes or min(cores(), _MOST_PROCESSES), show)
+    try:
+        outcomes = run_jobs(jobs, device, config.processes or min(cores(), _MOST_PROCESSES), show)
+    except KeyboardInterrupt:  # unlike a stage it has no run folder, so that nothing could go on
+        cure = "run the same command again: it starts from the beginning"
+        raise Interrupted("interrupted; the certificate keeps no half", "doctor --certify", cure) from None
     if rank == 0:
         progress.close()
     return outcomes

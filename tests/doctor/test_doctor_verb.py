@@ -16,7 +16,7 @@ from instructgpt.doctor.certificate import Outcome, Setting
 from instructgpt.doctor.installed import installed, installed_table
 from instructgpt.doctor.invariants import Finding
 from instructgpt.doctor.run import DoctorConfig, run
-from instructgpt.errors import CheckError, ConfigError
+from instructgpt.errors import CheckError, ConfigError, Interrupted
 
 EASY = Setting("flat", "structured", 0.5)
 
@@ -123,3 +123,13 @@ def test_only_rank_0_speaks(figures, tmp_path, monkeypatch, capsys) -> None:
 def test_a_device_that_is_not_there() -> None:
     with pytest.raises(ConfigError, match="--device"):
         run(DoctorConfig(device="cuda:99"))
+
+
+def test_an_interrupt_promises_nothing_that_is_not_kept(figures, monkeypatch, tmp_path: Path) -> None:
+    def stopped(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(verb, "run_jobs", stopped)
+    with pytest.raises(Interrupted, match="starts from the beginning") as found:
+        run(DoctorConfig(certify="quick", device="cpu", out=str(tmp_path / "out")))
+    assert found.value.exit_code == 130 and not (tmp_path / "out").exists()

@@ -34,7 +34,7 @@ class EvalConfig:
     prompts: str = ""
     """Prompts to answer: .jsonl, a glob, or several with commas; empty = only the loss on text."""
     judge: str = ""
-    """Who scores: a reward-model checkpoint, module:function, practice (with --seed) or practice:FOLDER."""
+    """Who scores: practice (with --seed), practice:FOLDER, or what a --reward may be (docs/rewards.md)."""
     text: str = ""
     """Held-out text whose loss is taken; empty = none."""
     out: str = "runs/eval"

@@ -44,7 +44,8 @@ class SFTConfig:
     """Longer ones are left out and counted, as [P] does with prompts over 1,000 tokens, or are an error."""
     reward: str = ""
     """What chooses among the checkpoints, by the mean score of sampled replies ([P], App. C.1): a
-    reward-model checkpoint or module:function. Empty = the lowest validation loss."""
+    reward-model checkpoint or what else a --reward may be (docs/rewards.md). Empty = the lowest validation
+    loss."""
     selection_prompts: str = ""
     """Prompts for that choice and for eos_rate; empty = those of the held-out demonstrations."""
     eval_prompts: int = 64

@@ -1,12 +1,14 @@
 """Loss on text and divergence, against slow loops over one sequence at a time."""
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
 
 from instructgpt.errors import DataError
 from instructgpt.evaluation.divergence import reply_divergence
+from instructgpt.evaluation.judge import judge_input, judge_spec
 from instructgpt.evaluation.perplexity import document_loss, text_loss
 from instructgpt.model.config import ModelConfig
 from instructgpt.model.heads import LanguageModel, new_language_model
@@ -108,3 +110,17 @@ def test_both_forms_estimate_the_same_kl() -> None:
 def test_different_vocabularies_are_refused() -> None:
     with pytest.raises(DataError, match="share a tokenizer"):
         reply_divergence(tiny(0), tiny(0, vocabulary=41), [[1]], [[2]])
+
+
+def test_a_judge_may_be_an_ensemble(tmp_path: Path) -> None:
+    """The run folder of `reward --members` stands for its members, whose files the result depends on."""
+    for name in ("member-1", "member-2"):
+        (tmp_path / name).mkdir()
+        for file in ("config.json", "model.safetensors"):
+            (tmp_path / name / file).write_text("{}")
+    (tmp_path / "summary.json").write_text('{"members": ["member-1", "member-2"]}')
+    both = f"{tmp_path / 'member-1'},{tmp_path / 'member-2'}"
+    assert judge_spec(str(tmp_path)) == both and judge_input(both) == both
+    assert judge_spec("practice:runs/world") == "practice:runs/world"
+    assert judge_input("practice:runs/world") == "runs/world/config.json"
+    assert judge_spec("my_module:judge") == "my_module:judge" and judge_input("my_module:judge") == ""

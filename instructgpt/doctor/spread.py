@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import pickle
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
+from datetime import timedelta
 
 import torch
 import torch.distributed
@@ -14,6 +16,7 @@ import torch.distributed
 from instructgpt.doctor.certificate import Outcome, Setting, certify, keep_out_of_collection
 
 Job = tuple[Setting, int]
+_PATIENCE = timedelta(days=1)  # ranks finish at their own pace; `torchrun` ends all when one dies
 
 
 def ranks() -> tuple[int, int]:
@@ -59,14 +62,24 @@ def _over_ranks(
 ) -> list[Outcome]:
     if device.type == "cuda" and device.index is None:
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
-    torch.distributed.init_process_group("gloo")
-    try:
-        own = [_report(_work(job, device), on_outcome) for job in jobs[rank::world_size]]
-        everyone: list[list[Outcome]] = [[] for _ in range(world_size)]
-        torch.distributed.all_gather_object(everyone, own)
-    finally:
-        torch.distributed.destroy_process_group()
+    own = [_report(_work(job, device), on_outcome) for job in jobs[rank::world_size]]
+    everyone = _exchange(own, rank, world_size)
     return [everyone[place % world_size][place // world_size] for place in range(len(jobs))]
+
+
+def _exchange(own: list[Outcome], rank: int, world_size: int) -> list[list[Outcome]]:
+    """Every rank's outcomes, for every rank, through the key-value store `torchrun` keeps.
+
+    No process group: gloo's worker threads can outlive `destroy_process_group` and abort the process as the
+    interpreter ends (seen once, after all results were written).
+    """
+    store, _, _ = next(torch.distributed.rendezvous("env://", timeout=_PATIENCE))
+    store.set(f"outcomes/{rank}", pickle.dumps(own))
+    everyone = [pickle.loads(store.get(f"outcomes/{other}")) for other in range(world_size)]
+    store.set(f"read/{rank}", "")
+    if rank == 0:  # the store may live in this process
+        store.wait([f"read/{other}" for other in range(world_size)], _PATIENCE)
+    return everyone
 
 
 def _work(job: Job, device: torch.device) -> Outcome:

@@ -39,6 +39,17 @@ VERBS: dict[str, Verb] = {
     "sft": Verb("sft.train", "SFTConfig", "train", "instruction tuning on demonstrations"),
     "reward": Verb("reward_model.train", "RewardConfig", "train", "train a reward model on rankings"),
     "ppo": Verb("rlhf.train", "PPOConfig", "train", "PPO with the pretraining mix (PPO-ptx)"),
+    "a2c": Verb("comparators.a2c", "A2CConfig", "train", "advantage actor-critic: PPO's one-step form"),
+    "rloo": Verb(
+        "comparators.rloo", "RLOOConfig", "train", "REINFORCE leave-one-out: no value network, no clipping"
+    ),
+    "grpo": Verb(
+        "comparators.grpo", "GRPOConfig", "train", "group-relative policy optimisation: no value network"
+    ),
+    "dpo": Verb("comparators.dpo", "DPOConfig", "train", "rankings teach the policy without a reward model"),
+    "distill": Verb(
+        "comparators.distill", "DistillConfig", "train", "SFT on the best of n replies by the reward"
+    ),
     "best-of-n": Verb(
         "evaluation.best_of_n", "BestOfNConfig", "run", "sample n replies, keep the best by reward"
     ),

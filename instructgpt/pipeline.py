@@ -43,10 +43,16 @@ STAGES: dict[str, tuple[str, str, str]] = {
     "collect": ("evaluation.collect", "CollectConfig", "run"),
     "reward": ("reward_model.train", "RewardConfig", "train"),
     "ppo": ("rlhf.train", "PPOConfig", "train"),
+    "a2c": ("comparators.a2c", "A2CConfig", "train"),
+    "rloo": ("comparators.rloo", "RLOOConfig", "train"),
+    "grpo": ("comparators.grpo", "GRPOConfig", "train"),
+    "dpo": ("comparators.dpo", "DPOConfig", "train"),
+    "distill": ("comparators.distill", "DistillConfig", "train"),
     "best-of-n": ("evaluation.best_of_n", "BestOfNConfig", "run"),
     "generate": ("generation.run", "GenerateConfig", "run"),
     "eval": ("evaluation.compare", "EvalConfig", "run"),
     "evaluate": ("evaluation.world", "WorldEvalConfig", "run"),
+    "methods": ("evaluation.methods", "MethodsConfig", "run"),
     "report": ("evaluation.report", "ReportConfig", "write"),
 }
 """Verb of a stage -> module, configuration class, function. Modules are imported when their stage is met."""

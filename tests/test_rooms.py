@@ -20,6 +20,7 @@ LEVEL = {
     "sft": 5,
     "reward_model": 5,
     "rlhf": 5,
+    "comparators": 6,
     "evaluation": 6,
     "doctor": 6,
     "explain": 6,

@@ -5,7 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from tyro.conf import Positional, UseAppendAction
 
 from instructgpt.data.jsonl import expand
 from instructgpt.data.records import Demonstration, Prompt, read_prompts, to_row
@@ -14,6 +16,12 @@ from instructgpt.generation.engine import MAX_ACTIVE
 from instructgpt.generation.loading import open_model
 from instructgpt.generation.reply import Reply, reply_requests, sample_replies
 from instructgpt.generation.spool import Spool
+from instructgpt.generation.task_prompts import (
+    fit_task_prompts,
+    read_task_prompts,
+    task_file_inputs,
+    task_table,
+)
 from instructgpt.model.heads import LanguageModel
 from instructgpt.runtime.checkpoint import Run, open_run
 from instructgpt.runtime.device import pick_device, pick_dtype, tune_malloc
@@ -27,8 +35,10 @@ _PORTION_ROUNDS = 2
 
 @dataclass(frozen=True)
 class GenerateConfig:
-    """Answer prompts with a language model."""
+    """Answer prompts, or do a task with a text, with a language model."""
 
+    file: Positional[str] = ""
+    """For --task: the text to work on, a JSONL file of fields, a glob of either, or - for standard input."""
     model: str = ""
     """Checkpoint, or the folder of a finished stage."""
     prompt: str = ""
@@ -37,6 +47,16 @@ class GenerateConfig:
     """Prompts: a JSONL file, a glob, or several with commas."""
     system: str = ""
     """System message put before every prompt that has none."""
+    task: str = ""
+    """A task template, such as summarize or translate; see --list-tasks True."""
+    field: Annotated[tuple[str, ...], UseAppendAction] = ()
+    """A field of the task as name=value, or name=@FILE for a file's text; may be given several times."""
+    language: Literal["en", "zh"] = "en"
+    """Of the task's instructions; the text may be in any language."""
+    truncate: bool = False
+    """Cut the end of a task's text that is too long for the model, instead of refusing it."""
+    list_tasks: bool = False
+    """Only list the tasks with their fields (optional ones in brackets)."""
     out: str = ""
     """Run folder for replies.jsonl and summary.json; without it the replies are printed."""
     n: int = 1
@@ -77,11 +97,13 @@ def run(config: GenerateConfig) -> dict[str, Any]:
         ConfigError, DataError, CheckpointError, StorageError: see flags, prompts, model, disk.
         Interrupted: Ctrl-C; the replies so far are saved.
     """
+    if config.list_tasks:
+        return {"verb": "generate", "table": task_table(config.language)}
     prompts = _prompts(config)
     tune_malloc()
     if not config.out:
         model, tokenizer = open_model(config.model, pick_device(config.device), pick_dtype(config.dtype))
-        _check(model, tokenizer, prompts, config)
+        prompts = _check(model, tokenizer, prompts, config)
         rows = _answer(model, tokenizer, prompts, config)
         shown = [
             f"> {p.text}\n{row['response']}" for row, p in zip(rows, _repeat(prompts, config.n), strict=True)
@@ -91,6 +113,8 @@ def run(config: GenerateConfig) -> dict[str, Any]:
         "model": config.model,
         "prompts": ",".join(map(str, expand(config.prompts))) if config.prompts else "",
     }
+    if config.task:
+        inputs["file"] = task_file_inputs(config)
     with open_run(config.out, "generate", config, inputs) as opened:
         return opened.finished or _write(opened, config, prompts)
 
@@ -98,7 +122,7 @@ def run(config: GenerateConfig) -> dict[str, Any]:
 def _write(run: Run, config: GenerateConfig, prompts: Sequence[Prompt]) -> dict[str, Any]:
     model, tokenizer = open_model(config.model, pick_device(config.device), pick_dtype(config.dtype))
     # Every prompt must fit before the first one is answered.
-    _check(model, tokenizer, prompts, config)
+    prompts = _check(model, tokenizer, prompts, config)
     portion = max(1, _PORTION_ROUNDS * config.max_active // config.n)  # prompts
     spool = Spool(run.folder / FILE, portion * config.n)
     tokens, start = 0, time.monotonic()
@@ -122,6 +146,17 @@ def _write(run: Run, config: GenerateConfig, prompts: Sequence[Prompt]) -> dict[
 
 
 def _prompts(config: GenerateConfig) -> list[Prompt]:
+    if config.task:
+        if given := [name for name in ("prompt", "prompts", "system") if getattr(config, name)]:
+            flag = f"--{given[0]}"
+            raise ConfigError(f"a task makes its own prompts; {flag} was given too", flag, "leave one out")
+        if config.file == "-" and config.out:
+            cure = "save the text in a file, so that the run can go on where it was stopped"
+            raise ConfigError("a run folder can't be made from standard input", "--out", cure)
+        return list(read_task_prompts(config))
+    if config.file or config.field:
+        where = "FILE" if config.file else "--field"
+        raise ConfigError("nothing says what to do with it", where, "name a task: --task summarize")
     if bool(config.prompt) == bool(config.prompts):
         what = "both a prompt and a file of prompts were given" if config.prompt else "no prompt was given"
         raise ConfigError(what, "--prompt", 'give either --prompt "..." or --prompts FILE.jsonl')
@@ -139,8 +174,10 @@ def _with_system(prompt: Prompt, system: str) -> Prompt:
 
 def _check(
     model: LanguageModel, tokenizer: Tokenizer, prompts: Sequence[Prompt], config: GenerateConfig
-) -> None:
-    """Raise what answering would raise, without answering."""
+) -> Sequence[Prompt]:
+    """The prompts as they will be asked; raises what answering would raise, without answering."""
+    if config.task:
+        prompts = fit_task_prompts(config, prompts, tokenizer, model.config.context)
     reply_requests(
         model,
         tokenizer,
@@ -151,8 +188,9 @@ def _check(
         config.seed,
         top_k=config.top_k,
         top_p=config.top_p,
-        source=config.prompts or "--prompt",
+        source=config.prompts or config.file or "--prompt",
     )
+    return prompts
 
 
 def _answer(

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from instructgpt.errors import CheckpointError, ConfigError
+from instructgpt.model.adapter import tokenizer_folder
 from instructgpt.model.heads import LanguageModel
 from instructgpt.model.hf import load_language_model
 from instructgpt.runtime.checkpoint import final_checkpoint
@@ -18,6 +19,8 @@ def open_model(
 ) -> tuple[LanguageModel, Tokenizer]:
     """The model of a checkpoint, or of a finished stage's folder, with its tokenizer.
 
+    An adapter's checkpoint gives base and adapter merged, which runs as fast as any model.
+
     Raises:
         ConfigError: the folder's name is empty.
         CheckpointError: there is no language model, or its tokenizer has ids that the model has not.
@@ -25,7 +28,7 @@ def open_model(
     if not str(folder):
         raise ConfigError("no model was named", "--model", "give a checkpoint folder, such as runs/demo/sft")
     path = final_checkpoint(folder)
-    tokenizer = Tokenizer.load(path)
+    tokenizer = Tokenizer.load(tokenizer_folder(path))
     model = load_language_model(path, dtype).to(device).eval()
     if tokenizer.vocab_size > model.config.vocab_size:
         raise CheckpointError(

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from instructgpt.model.cache import KVCache
 from instructgpt.model.config import ModelConfig
 from instructgpt.model.linear import Linear, linear
+from instructgpt.model.lora import Attached
 from instructgpt.model.transformer import Transformer
 
 
@@ -22,6 +23,8 @@ class _Headed(nn.Module):
         super().__init__()
         self.config = config
         self.transformer = Transformer(config)
+        self.attached: Attached | None = None
+        """The adapters over a frozen base that this model trains and saves; None: all weights are its own."""
 
     def forward(
         self,
@@ -83,7 +86,7 @@ def new_scalar_model(config: ModelConfig, seed: int, zero_head: bool = False) ->
     """A random scalar model; its head has std 1 / sqrt(D + 1) (arXiv:2403.17031), or is 0 on request."""
     model = ScalarModel(config)
     generator = initialise(model, seed)
-    _initialise_head(model, generator, zero_head)
+    initialise_head(model, generator, zero_head)
     return model
 
 
@@ -92,7 +95,7 @@ def scalar_from_language(model: LanguageModel, seed: int, zero_head: bool = Fals
     weight = model.unembedding
     scalar = ScalarModel(model.config)
     scalar.transformer = copy.deepcopy(model.transformer)
-    _initialise_head(scalar, torch.Generator().manual_seed(seed), zero_head)
+    initialise_head(scalar, torch.Generator().manual_seed(seed), zero_head)
     scalar.head.to(device=weight.device, dtype=weight.dtype)
     scalar.reward_bias = scalar.reward_bias.to(weight.device)
     return scalar
@@ -121,7 +124,8 @@ def initialise(model: nn.Module, seed: int) -> torch.Generator:
     return generator
 
 
-def _initialise_head(model: ScalarModel, generator: torch.Generator, zero: bool) -> None:
+def initialise_head(model: ScalarModel, generator: torch.Generator, zero: bool) -> None:
+    """Normal(0, 1 / (D + 1)) numbers for a scalar model's head (arXiv:2403.17031), or zeros; in place."""
     width = model.config.width
     with torch.no_grad():
         draw = torch.randn(1, width, generator=generator) / math.sqrt(width + 1)

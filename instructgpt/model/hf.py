@@ -3,7 +3,7 @@
 A language model is a `GPT2LMHeadModel` or a Llama, Mistral or Qwen `...ForCausalLM`; a scalar model is the
 same family's `...ForSequenceClassification` with one label, whose `reward_bias` stands in config.json (their
 own score is hidden . w; ours subtracts the bias). Only safetensors files are read: nothing pickled is ever
-loaded.
+loaded. A folder with an adapter loads as the complete model that base and adapter make together.
 """
 
 from __future__ import annotations
@@ -12,16 +12,25 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from instructgpt.errors import CheckpointError, StorageError
+from instructgpt.model.adapter import (
+    Adapter,
+    check_base,
+    fingerprint,
+    is_adapter,
+    read_adapter,
+    write_adapter,
+)
 from instructgpt.model.heads import LanguageModel, ScalarModel
 from instructgpt.model.hf_config import model_config_from_hf, model_config_to_hf
+from instructgpt.model.lora import merge
 from instructgpt.model.names import Entry, Head, body_prefix, name_table
 
 __all__ = [
@@ -34,6 +43,7 @@ __all__ = [
     "save_model",
 ]
 
+Model = TypeVar("Model", LanguageModel, ScalarModel)
 WEIGHTS = "model.safetensors"
 SHARD_BYTES = 5_000_000_000
 """Weights beyond this size are written in parts, each of at most this size (one tensor is never cut)."""
@@ -45,9 +55,20 @@ _SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")
 def load_language_model(folder: str | Path, dtype: torch.dtype = torch.float32) -> LanguageModel:
     """Open a language model of one of the families, converted to `dtype`.
 
+    An adapter's folder gives its base with the adapter merged into it.
+
     Raises `CheckpointError` naming folder and key when a tensor is missing, unexpected or of the wrong shape.
     """
     folder = Path(folder)
+    if is_adapter(folder):
+        merged = _merged(read_adapter(folder))
+        if not isinstance(merged, LanguageModel):
+            raise CheckpointError(
+                "this is the adapter of a reward or value model",
+                where=str(folder),
+                cure="give the folder of a language model",
+            )
+        return _converted(merged, dtype)
     config = model_config_from_hf(read_hf_config(folder), where=str(folder / "config.json"))
     with torch.device("meta"):
         model = LanguageModel(config)
@@ -59,8 +80,19 @@ def load_scalar_model(folder: str | Path, dtype: torch.dtype = torch.float32) ->
     """Open a reward or value model with its `reward_bias`.
 
     A folder without score.weight is refused: a fresh head would give noise for rewards (field fault 19).
+    An adapter's folder gives its base with the adapter merged into it.
     """
     folder = Path(folder)
+    if is_adapter(folder):
+        merged = _merged(read_adapter(folder))
+        if not isinstance(merged, ScalarModel):
+            raise CheckpointError(
+                "this adapter has no score.weight: it is no reward or value model, and a fresh head would "
+                "score noise",
+                where=str(folder),
+                cure="train one with `instructgpt reward`, or give its checkpoint folder",
+            )
+        return _converted(merged, dtype)
     values = read_hf_config(folder)
     config = model_config_from_hf(values, where=str(folder / "config.json"))
     bias = values.get("reward_bias", 0.0)
@@ -90,10 +122,15 @@ def save_model(
     special: `bos_token_id`, `eos_token_id`, `pad_token_id` of the tokenizer; None is left out.
     extra: further keys of config.json.
     shard_bytes: larger weights become model-00001-of-00002.safetensors and so on, with an index.
+    An adapted model's folder holds its adapter alone, in PEFT's files (see `model.adapter`).
+
     Raises `StorageError` when the disk refuses.
     The caller makes the folder appear atomically (written under another name, then renamed).
     """
     folder = Path(folder)
+    if model.attached is not None:
+        write_adapter(model, folder, special)
+        return
     head: Head = "scalar" if isinstance(model, ScalarModel) else "language"
     dtype = str(model.transformer.embedding.weight.dtype).removeprefix("torch.")
     ids = {name: (special or {}).get(name) for name in _SPECIAL}
@@ -113,6 +150,41 @@ def save_model(
             where=str(folder),
             cure="free some space, check permission and file-size limits, and run the same command again",
         ) from error
+
+
+def is_scalar(values: Mapping[str, Any]) -> bool:
+    """Whether a config.json is that of a reward or value model."""
+    architectures = values.get("architectures") or [""]
+    return str(architectures[0]).endswith("ForSequenceClassification")
+
+
+def body_of(folder: Path) -> LanguageModel | ScalarModel:
+    """The complete model of a folder, of either kind, in float32."""
+    return load_scalar_model(folder) if is_scalar(read_hf_config(folder)) else load_language_model(folder)
+
+
+def _merged(adapter: Adapter) -> LanguageModel | ScalarModel:
+    """An adapter's base with the adapter in its weights, float32."""
+    model = body_of(adapter.base)
+    check_base(adapter, fingerprint(adapter.base, model.config), model.config)
+    merge(model, model.config, adapter.lora, adapter.tensors)
+    if adapter.head is None:
+        return model
+    if isinstance(model, ScalarModel):
+        scalar = model
+    else:
+        scalar = ScalarModel(model.config)
+        scalar.transformer = model.transformer
+    scalar.head.weight = nn.Parameter(adapter.head.clone())
+    scalar.reward_bias = torch.tensor(adapter.reward_bias, dtype=torch.float32)
+    return scalar
+
+
+def _converted(model: Model, dtype: torch.dtype) -> Model:
+    """A model in `dtype`; a scalar model's reward_bias stays float32."""
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype)
+    return model
 
 
 def _write_weights(
@@ -150,6 +222,12 @@ def read_hf_config(folder: str | Path) -> dict[str, Any]:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
+        if is_adapter(folder):
+            raise CheckpointError(
+                "this folder holds an adapter, not a complete model",
+                where=str(folder),
+                cure="merge it first: instructgpt convert --merge-lora FOLDER --out NEW",
+            ) from error
         what = "the folder has no config.json" if folder.is_dir() else "there is no such model folder"
         raise CheckpointError(
             what,
@@ -190,7 +268,11 @@ def fill(model: LanguageModel | ScalarModel, stored: dict[str, Tensor], folder: 
                 cure="config.json and weights are of different models: copy both again from one checkpoint",
             )
     # .clone(): a loaded tensor may be a view of the file or of a transposed one, and training writes in place
-    state = {entry.ours: entry.join(stored).contiguous().clone() for entry in table}
+    state = {}
+    for entry in table:
+        state[entry.ours] = entry.join(stored).contiguous().clone()
+        for name in entry.theirs:
+            del stored[name]  # so that the model is not in memory twice
     model.load_state_dict(state, strict=True, assign=True)
     model.requires_grad_(True)
 

@@ -53,7 +53,8 @@ class _Product(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        ctx.save_for_backward(inputs, weight)
+        # The input is needed for the gradient of the weight alone: a frozen layer does not keep it.
+        ctx.save_for_backward(inputs if ctx.needs_input_grad[1] else None, weight)
         return _product(inputs, weight, bias)
 
     @staticmethod

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from instructgpt.errors import ConfigError
+from instructgpt.model.lora_settings import lora_of
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,17 @@ class RewardConfig:
     """On matrices only."""
     clip: float = 1.0
     """Largest gradient norm; 0 = no limit."""
+    lora_rank: int = 0
+    """Train low-rank adapters of this rank over the frozen model instead of all its weights, and save only
+    them (docs/lora.md); 0 = train all weights."""
+    lora_alpha: float = 32.0
+    """Adapters are scaled by this / rank."""
+    lora_targets: str = "all"
+    """Layers with adapters: all, attention, mlp, or PEFT's names with commas, as in q_proj,v_proj."""
+    lora_rslora: bool = False
+    """Scale adapters by alpha / square root of the rank (arXiv:2312.03732)."""
+    lora_base: Literal["float32", "int8"] = "float32"
+    """int8 keeps the frozen layers in 8 bits a number."""
     seed: int = 0
     """Decides the head's initial weights and the order of the prompts."""
     micro_tokens: int = 8192
@@ -62,6 +74,7 @@ class RewardConfig:
     """auto, cpu, cuda, mps."""
 
     def __post_init__(self) -> None:
+        lora_of(self)
         for name in ("batch", "micro_tokens", "members"):
             if getattr(self, name) < 1:
                 raise _wrong(name, getattr(self, name), "give a whole number of at least 1")

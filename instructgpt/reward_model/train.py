@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -16,8 +16,11 @@ from instructgpt.data.packing import plan_batches
 from instructgpt.data.records import read_demonstrations
 from instructgpt.errors import CheckError, CheckpointError, DataError
 from instructgpt.maths.ranking import pairwise_accuracy, ranking_loss
+from instructgpt.model.adapter import read_adapter, tokenizer_folder
 from instructgpt.model.heads import ScalarModel, scalar_from_language
 from instructgpt.model.hf import load_language_model, load_scalar_model, save_model
+from instructgpt.model.lora_settings import lora_of
+from instructgpt.model.shared import Bases, start_scalar
 from instructgpt.reward_model.comparisons import (
     Comparison,
     Rankings,
@@ -34,6 +37,7 @@ from instructgpt.reward_model.summary import held_out_summary
 from instructgpt.reward_model.table import accuracy_table
 from instructgpt.runtime.checkpoint import Run, open_run
 from instructgpt.runtime.device import pick_device, pick_dtype, tune_malloc
+from instructgpt.runtime.memory import announce_memory, estimate_memory
 from instructgpt.runtime.optim import (
     adamw,
     clip_gradients,
@@ -73,7 +77,7 @@ def train_one(config: RewardConfig) -> dict[str, Any]:
     step's pairs in the right order), `lr`, `grad_norm`, `tokens_per_second`, at times `validation_loss` and
     `validation_accuracy`. Summary: `checkpoint`; what `held_out_summary` measures;
     `demonstration_mean_before` and `demonstration_mean` around the shift; counts of what was used and
-    dropped; `steps`; `table`. The folder also gets reliability.svg.
+    dropped; `steps`; `table`; `memory_estimate_mib`. The folder also gets reliability.svg.
 
     Raises:
         ConfigError, DataError, CheckpointError, StorageError: see flags, rankings, model, disk.
@@ -86,11 +90,13 @@ def train_one(config: RewardConfig) -> dict[str, Any]:
     with open_run(config.out, "reward", config, inputs) as run:
         if run.finished is not None:
             return run.finished
-        tokenizer = Tokenizer.load(source)
-        model = _model(run, source, tokenizer, config).to(device)
+        tokenizer = Tokenizer.load(tokenizer_folder(source))
+        model = _model(run, source, tokenizer, config, device)
         rankings = read_comparisons(config, tokenizer, model.config.context)
         demonstrations = _demonstrations(config, tokenizer, model.config.context)
         stream = Stream(rankings.train, config.batch, config.seed, config.epochs)
+        memory = estimate_memory([model], tokens=config.micro_tokens)
+        announce_memory("reward", memory, config.micro_tokens)
         optimizer = adamw(model, config.lr, (0.9, config.beta2), weight_decay=config.weight_decay)
         restore_optimizer(optimizer, model, run.load_state()[1], _OPTIMIZER)
 
@@ -117,6 +123,7 @@ def train_one(config: RewardConfig) -> dict[str, Any]:
         if run.latest != run.checkpoint(stream.steps):  # there already after a kill behind this line
             save(stream.steps)
         summary = _summary(run, config, model, rankings, stream.steps, before, after)
+        summary["memory_estimate_mib"] = memory.rounded()
         if summary["calibration"]:
             write_reliability(run.folder, summary["calibration"])
         return run.finish(summary)
@@ -195,17 +202,27 @@ def write_checkpoint(model: ScalarModel, tokenizer: Tokenizer, folder: Path) -> 
     write_selftest(folder, model, tokenizer)
 
 
-def _model(run: Run, source: Path, tokenizer: Tokenizer, config: RewardConfig) -> ScalarModel:
-    if run.latest is not None:
-        return load_scalar_model(run.latest)
-    body = load_language_model(source)
-    if tokenizer.vocab_size > body.config.vocab_size:
+def _model(
+    run: Run, source: Path, tokenizer: Tokenizer, config: RewardConfig, device: torch.device
+) -> ScalarModel:
+    """All of a model, or adapters and a head over one; at a restart as the latest checkpoint has it."""
+    lora, seed = lora_of(config), derive_seed(config.seed, "reward head")
+    if lora is not None:
+        bases = Bases(device)
+        if run.latest is not None:
+            return cast(ScalarModel, bases.attach(read_adapter(run.latest), lora.base))
+        model = start_scalar(bases, source, lora, seed)
+    elif run.latest is not None:
+        return load_scalar_model(run.latest).to(device)
+    else:
+        model = scalar_from_language(load_language_model(source), seed).to(device)
+    if tokenizer.vocab_size > model.config.vocab_size:
         raise CheckpointError(
-            f"the tokenizer has {tokenizer.vocab_size} ids, the model only {body.config.vocab_size}",
+            f"the tokenizer has {tokenizer.vocab_size} ids, the model only {model.config.vocab_size}",
             str(source),
             "model and tokenizer must come from one checkpoint: copy the whole folder again",
         )
-    return scalar_from_language(body, derive_seed(config.seed, "reward head"))
+    return model
 
 
 def _demonstrations(config: RewardConfig, tokenizer: Tokenizer, context: int) -> list[list[int]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,18 +9,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from instructgpt.data.jsonl import JSONL_ENDINGS, TEXT_ENDINGS, expand
 from instructgpt.data.records import Prompt, read_prompts, read_texts
 from instructgpt.data.shards import TokenShards, write_shards
 from instructgpt.errors import CheckpointError, ConfigError, DataError
-from instructgpt.model.heads import LanguageModel, ScalarModel, scalar_from_language
-from instructgpt.model.hf import load_language_model, load_scalar_model, save_model
+from instructgpt.model.adapter import tokenizer_folder
+from instructgpt.model.heads import LanguageModel, ScalarModel
+from instructgpt.model.hf import save_model
+from instructgpt.model.lora import copy_trained
+from instructgpt.rlhf.networks import Networks
 from instructgpt.rlhf.settings import PPOConfig
 from instructgpt.rlhf.update import Learner
 from instructgpt.runtime.checkpoint import Run, final_checkpoint
 from instructgpt.runtime.device import pick_device
+from instructgpt.runtime.memory import MemoryEstimate, estimate_memory
 from instructgpt.runtime.optim import Ema, adamw, optimizer_tensors, restore_optimizer
 from instructgpt.runtime.seeds import derive_seed
 from instructgpt.scoring.ask import check_prompts, leaves
@@ -29,7 +32,6 @@ from instructgpt.scoring.reward import (
     Ensemble,
     Reward,
     RewardModel,
-    load_reward,
     resolve_reward,
     reward_models,
 )
@@ -146,10 +148,11 @@ def prepare(config: PPOConfig, inputs: dict[str, str | Path], run: Run) -> Parts
     """
     device = pick_device(config.device)
     folder = Path(inputs["model"])
-    tokenizer = Tokenizer.load(folder)
-    reference = load_language_model(folder).to(device).requires_grad_(False)
+    tokenizer = Tokenizer.load(tokenizer_folder(folder))
+    networks = Networks(config, folder, run.latest, device)
+    reference = networks.reference()
     prompts = load_prompts(config.prompts, tokenizer, reference.config.context, config)
-    reward = load_reward(str(inputs["reward"]), device)
+    reward = networks.reward(str(inputs["reward"]))
     for leaf in leaves(reward):
         if isinstance(leaf, RewardModel | Ensemble) and leaf.tokenizer.fingerprint != tokenizer.fingerprint:
             raise CheckpointError(
@@ -157,22 +160,15 @@ def prepare(config: PPOConfig, inputs: dict[str, str | Path], run: Run) -> Parts
                 str(inputs["reward"]),
                 "train the reward model from a model with the policy's tokenizer",
             )
-    judge = load_reward(str(inputs["judge"]), device) if config.judge else None
+    judge = networks.reward(str(inputs["judge"])) if config.judge else None
     check_prompts(reward, prompts.prompts, config.prompts)
     value_init = _value_init(config, reward)
-    if run.latest is not None:
-        policy = load_language_model(run.latest)
-        value = load_scalar_model(run.latest / "value")
-    else:
-        policy = load_language_model(folder)
-        if value_init == "reward":
-            value = load_scalar_model(str(inputs["reward"]).split(",")[0])
-        else:
-            value = scalar_from_language(policy, derive_seed(config.seed, "value"), zero_head=True)
-    learner = _learner(policy.to(device), value.to(device), config)
+    policy = networks.policy()
+    value = networks.value(value_init, str(inputs["reward"]), policy)
+    learner = _learner(policy, value, config)
     state, tensors = run.load_state()
     if run.latest is not None:
-        _restore(learner, tensors, run.latest)
+        _restore(learner, tensors, networks)
         learner.skipped_in_a_row = int(state.get("skipped_in_a_row", 0))
     evaluation = None
     if config.eval_every > 0:
@@ -203,6 +199,19 @@ def prepare(config: PPOConfig, inputs: dict[str, str | Path], run: Run) -> Parts
     )
 
 
+def memory_of(parts: Parts, config: PPOConfig) -> MemoryEstimate:
+    """What the four networks and their training take; what they share counts once."""
+    learner = parts.learner
+    frozen: list[nn.Module] = [parts.reference]
+    for scorer in (parts.reward, parts.judge):
+        for leaf in leaves(scorer) if scorer is not None else ():
+            members = leaf.members if isinstance(leaf, Ensemble) else (leaf,)
+            frozen += [member.model for member in members if isinstance(member, RewardModel)]
+    averaged = learner.policy if learner.ema is not None else None
+    networks = (learner.policy, learner.value)
+    return estimate_memory(networks, frozen, tokens=config.max_tokens, averaged=averaged)
+
+
 def save(run: Run, finished: int, parts: Parts, config: PPOConfig, state: dict[str, Any]) -> None:
     """Write the checkpoint of `finished` rounds: the policy, with folders `ema/` and `value/`."""
     learner = parts.learner
@@ -215,7 +224,7 @@ def save(run: Run, finished: int, parts: Parts, config: PPOConfig, state: dict[s
         save_model(learner.value, folder / "value", special=special | {"pad_token_id": pad})
         written = [folder, folder / "value"]
         if learner.ema is not None:
-            average = copy.deepcopy(learner.policy)
+            average = copy_trained(learner.policy)
             learner.ema.copy_to(average)
             save_model(average, folder / "ema", special=special)
             written.append(folder / "ema")
@@ -289,14 +298,14 @@ def _learner(policy: LanguageModel, value: ScalarModel, config: PPOConfig) -> Le
     )
 
 
-def _restore(learner: Learner, tensors: dict[str, Tensor], checkpoint: Path) -> None:
+def _restore(learner: Learner, tensors: dict[str, Tensor], networks: Networks) -> None:
     restore_optimizer(learner.policy_optimizer, learner.policy, tensors, "policy.")
     restore_optimizer(learner.value_optimizer, learner.value, tensors, "value.")
     if learner.ema is not None:
-        average = load_language_model(checkpoint / "ema")
+        average = dict(networks.average().named_parameters())
         with torch.no_grad():
-            for name, parameter in average.named_parameters():
-                learner.ema.values[name].copy_(parameter)
+            for name, value in learner.ema.values.items():
+                value.copy_(average[name])
 
 
 def _pretraining(

@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields
 from typing import ClassVar, Literal
 
 from instructgpt.errors import ConfigError
+from instructgpt.model.lora_settings import lora_of
 
 _PURE = (
     "RL must sample from the policy itself: a truncated or forced sampler draws from another distribution "
@@ -135,6 +136,18 @@ class PPOConfig:
     """Who computes log-probs before the update: the update's own forward pass, or the sampler, which saves
     one pass and is refused at the start unless both agree to 1e-4 in float32. Ours."""
 
+    lora_rank: int = 0
+    """Train low-rank adapters of this rank over the frozen model instead of all its weights, and save only
+    them; the four networks then share what is frozen (docs/lora.md). 0 = train all weights. Ours."""
+    lora_alpha: float = 32.0
+    """Adapters are scaled by this / rank."""
+    lora_targets: str = "all"
+    """Layers with adapters: all, attention, mlp, or PEFT's names with commas, as in q_proj,v_proj."""
+    lora_rslora: bool = False
+    """Scale adapters by alpha / square root of the rank (arXiv:2312.03732)."""
+    lora_base: Literal["float32", "int8"] = "float32"
+    """int8 keeps the frozen layers in 8 bits a number."""
+
     seed: int = 0
     """Decides every random choice."""
     save_every: int = 10
@@ -155,6 +168,7 @@ class PPOConfig:
     """Precision of the passes of scoring and update; weights and optimizer stay float32."""
 
     def __post_init__(self) -> None:
+        lora_of(self)
         for field in fields(self):
             value = getattr(self, field.name)
             if isinstance(value, float) and math.isnan(value):  # it would pass the comparisons below

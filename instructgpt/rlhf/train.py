@@ -9,13 +9,14 @@ from typing import Any
 
 from instructgpt.maths.kl import adapt_coefficient
 from instructgpt.rlhf.alarms import Alarm, Alarms
-from instructgpt.rlhf.prepare import Parts, prepare, resolve, save
+from instructgpt.rlhf.prepare import Parts, memory_of, prepare, resolve, save
 from instructgpt.rlhf.reward import Rewards
 from instructgpt.rlhf.rollout import Rollout
 from instructgpt.rlhf.round import check, describe, evaluate, judge, learn, sample
 from instructgpt.rlhf.settings import PPOConfig
 from instructgpt.runtime.checkpoint import Run, open_run
 from instructgpt.runtime.device import tune_malloc
+from instructgpt.runtime.memory import announce_memory
 from instructgpt.runtime.metrics import MetricsLog
 
 __all__ = ["PPOConfig", "train"]
@@ -41,6 +42,8 @@ def train(config: PPOConfig) -> dict[str, Any]:
         if run.finished is not None:
             return run.finished
         parts = prepare(config, inputs, run)
+        memory = memory_of(parts, config)
+        announce_memory("ppo", memory, config.max_tokens)
         beta, first, last = parts.kl_coefficient, parts.first, parts.last
         alarms = Alarms(config, parts.alarms)
         finished, stopped = run.start, parts.stopped
@@ -85,7 +88,8 @@ def train(config: PPOConfig) -> dict[str, Any]:
                 break
         if stopped and run.latest != run.checkpoint(finished):
             write_checkpoint()
-        return run.finish(_summary(run, finished, stopped, parts, first, last) | {"alarms": alarms.counts})
+        summary = _summary(run, finished, stopped, parts, first, last) | {"alarms": alarms.counts}
+        return run.finish(summary | {"memory_estimate_mib": memory.rounded()})
 
 
 class _Clock:

@@ -253,7 +253,7 @@ def final_checkpoint(folder: str | Path) -> Path:
     folder = Path(folder)
     if (folder / "config.json").exists() and (folder / "model.safetensors").exists():
         return folder
-    if list(folder.glob("model*.safetensors*")):
+    if list(folder.glob("model*.safetensors*")) or (folder / "adapter_config.json").exists():
         return folder
     summary = folder / "summary.json"
     if summary.exists():

@@ -63,26 +63,32 @@ def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float) -> float
 
 
 class Ema:
-    """Exponential moving average of a model's parameters: after each step `ema = d*ema + (1-d)*value`.
+    """Moving average of a model's trained parameters: after each step `ema = d*ema + (1-d)*value`.
 
     InstructGPT uses decay 0.992 on the PPO policy (App. C.4). Starts at the parameters' present values.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.decay = decay
-        self.values: dict[str, Tensor] = {n: p.detach().clone() for n, p in model.named_parameters()}
+        self.values: dict[str, Tensor] = {n: p.detach().clone() for n, p in _trained(model)}
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
         """Take one step towards the model's present parameters."""
-        for name, parameter in model.named_parameters():
+        for name, parameter in _trained(model):
             self.values[name].lerp_(parameter, 1.0 - self.decay)
 
     @torch.no_grad()
     def copy_to(self, model: nn.Module) -> None:
         """Write the averages into a model of the same shape."""
-        for name, parameter in model.named_parameters():
-            parameter.copy_(self.values[name])
+        parameters = dict(model.named_parameters())
+        for name, value in self.values.items():
+            parameters[name].copy_(value)
+
+
+def _trained(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    """Frozen parameters never change: their average is themselves."""
+    return [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
 
 
 def optimizer_tensors(

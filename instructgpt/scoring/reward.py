@@ -17,8 +17,10 @@ import torch
 from torch import Tensor
 
 from instructgpt.errors import ConfigError, DataError
+from instructgpt.model.adapter import tokenizer_folder
 from instructgpt.model.heads import ScalarModel
 from instructgpt.model.hf import load_scalar_model
+from instructgpt.model.shared import Bases
 from instructgpt.runtime.checkpoint import final_checkpoint
 from instructgpt.scoring.batches import MAX_TOKENS, score_ids
 from instructgpt.scoring.protocol import Reward
@@ -57,16 +59,19 @@ class RewardModel:
         self.model, self.tokenizer, self.name = model, tokenizer, name
 
     @classmethod
-    def load(cls, folder: str | Path, device: torch.device | str = "cpu") -> RewardModel:
+    def load(
+        cls, folder: str | Path, device: torch.device | str = "cpu", bases: Bases | None = None
+    ) -> RewardModel:
         """Load a checkpoint (or the last one of a finished stage's folder) and check that it reproduces the
-        scores of its selftest.json.
+        scores of its selftest.json. With `bases` the model is frozen and shares what is in memory there.
 
         Raises:
             CheckpointError: the folder is not a complete reward model, or its scores are not its own.
         """
         folder = final_checkpoint(folder)
-        model = load_scalar_model(folder).to(device).eval()
-        tokenizer = Tokenizer.load(folder)
+        model = load_scalar_model(folder).to(device) if bases is None else bases.scalar(folder)
+        model.eval()
+        tokenizer = Tokenizer.load(tokenizer_folder(folder))
         check_selftest(folder, model, tokenizer)
         return cls(model, tokenizer, str(folder))
 
@@ -216,12 +221,12 @@ def reward_models(spec: str) -> list[Path]:
     return [folder for one in specs if kind_of(one) == "models" for folder in reward_folders(one)]
 
 
-def load_reward(spec: str, device: torch.device | str = "cpu") -> Reward:
+def load_reward(spec: str, device: torch.device | str = "cpu", bases: Bases | None = None) -> Reward:
     """The reward that a `--reward` flag names; see `instructgpt.scoring.spec` for how it is written.
 
     Several folders with commas are an `Ensemble`, and so is the run folder of `reward --members N`. The
     module of a function is looked for in the current folder as well as among the installed ones. Whether a
-    service is there is found out at once.
+    service is there is found out at once. Reward models take part in `bases`, see `RewardModel.load`.
 
     Raises:
         ConfigError: the spec names none of these, the function can't be imported, nobody answers at the URL,
@@ -231,7 +236,7 @@ def load_reward(spec: str, device: torch.device | str = "cpu") -> Reward:
     kind = kind_of(spec)
     if kind == "sum":
         terms = terms_of(spec)
-        return WeightedSum([Part(t.name, t.weight, load_reward(t.spec, device)) for t in terms])
+        return WeightedSum([Part(t.name, t.weight, load_reward(t.spec, device, bases)) for t in terms])
     if kind == "verify":
         return Verify(spec)
     if kind == "service":
@@ -239,7 +244,7 @@ def load_reward(spec: str, device: torch.device | str = "cpu") -> Reward:
         service.connect()
         return service
     if kind == "models":
-        models = [RewardModel.load(folder, device) for folder in reward_folders(spec)]
+        models = [RewardModel.load(folder, device, bases) for folder in reward_folders(spec)]
         return models[0] if Path(spec).is_dir() and len(models) == 1 else Ensemble(models, spec)
     match = re.fullmatch(r"([A-Za-z_][\w.]*):([A-Za-z_]\w*)", spec)
     if match is None:

@@ -15,10 +15,14 @@ from instructgpt.data.jsonl import JSONL_ENDINGS, TEXT_ENDINGS, expand
 from instructgpt.data.records import read_texts
 from instructgpt.data.shards import TokenShards, write_shards
 from instructgpt.errors import CheckError, CheckpointError, ConfigError
+from instructgpt.model.adapter import tokenizer_folder
 from instructgpt.model.heads import LanguageModel
 from instructgpt.model.hf import load_language_model, save_model
+from instructgpt.model.lora_settings import lora_of
+from instructgpt.model.shared import Bases, start_language
 from instructgpt.runtime.checkpoint import Run, final_checkpoint, open_run
 from instructgpt.runtime.device import pick_device, pick_dtype, tune_malloc
+from instructgpt.runtime.memory import announce_memory, estimate_memory
 from instructgpt.runtime.optim import (
     adamw,
     clip_gradients,
@@ -46,7 +50,8 @@ def train(config: SFTConfig) -> dict[str, Any]:
     Metrics: `loss` and `validation_loss` in nats per counted token, `pretrain_loss` (of the mix) in nats per
     token, `lr`, `grad_norm`, `tokens_per_second`; at checkpoints also `eos_rate` and `reward`. Summary:
     `checkpoint` (the chosen one) and `chosen_by`, its `validation_loss`, `eos_rate` and `reward` as far as
-    measured, `candidates` (the same of every checkpoint), `demonstrations`, `dropped`, `steps`.
+    measured, `candidates` (the same of every checkpoint), `demonstrations`, `dropped`, `steps`,
+    `memory_estimate_mib`.
 
     Raises:
         ConfigError, DataError, CheckpointError, StorageError: see flags, demonstrations, model, disk.
@@ -59,12 +64,14 @@ def train(config: SFTConfig) -> dict[str, Any]:
     with open_run(config.out, "sft", config, inputs) as run:
         if run.finished is not None:
             return run.finished
-        tokenizer = Tokenizer.load(source)
-        model = load_language_model(run.latest or source).to(device)
+        tokenizer = Tokenizer.load(tokenizer_folder(source))
+        model = _model(run, source, config, device)
         _check_vocabulary(model, tokenizer, source)
         examples = read_examples(config, tokenizer, model.config.context)
         judge = make_judge(config, tokenizer, model.config.context, examples.held_out_prompts, device)
         mix = _mix(run, config, tokenizer)
+        memory = estimate_memory([model], tokens=config.micro_tokens)
+        announce_memory("sft", memory, config.micro_tokens)
         optimizer = adamw(model, config.lr, (0.9, config.beta2), weight_decay=config.weight_decay)
         state, tensors = run.load_state()
         restore_optimizer(optimizer, model, tensors, _OPTIMIZER)
@@ -103,6 +110,7 @@ def train(config: SFTConfig) -> dict[str, Any]:
                 "held_out": len(examples.held_out),
                 "dropped": examples.dropped,
                 "steps": total,
+                "memory_estimate_mib": memory.rounded(),
             }
         )
 
@@ -207,6 +215,15 @@ def _inputs(config: SFTConfig) -> tuple[Path, dict[str, str | Path]]:
         final_checkpoint(config.reward) if config.reward and Path(config.reward).is_dir() else ""
     )
     return source, inputs
+
+
+def _model(run: Run, source: Path, config: SFTConfig, device: torch.device) -> LanguageModel:
+    """All of a model, or adapters over one; at a restart as the latest checkpoint has it."""
+    lora = lora_of(config)
+    if lora is None:
+        return load_language_model(run.latest or source).to(device)
+    seed = derive_seed(config.seed, "sft adapters")
+    return start_language(Bases(device), run.latest or source, lora, seed)
 
 
 def _check_vocabulary(model: LanguageModel, tokenizer: Tokenizer, source: Path) -> None:

@@ -63,6 +63,8 @@ VERBS: dict[str, Verb] = {
         "generation.run", "GenerateConfig", "run", "answer prompts from a file or the command line"
     ),
     "chat": Verb("generation.chat", "ChatConfig", "run", "talk to a model in the terminal"),
+    "serve": Verb("serving.run", "ServeConfig", "run", "serve models behind the OpenAI wire format"),
+    "keys": Verb("serving.keys", "KeysConfig", "run", "API keys of `serve`: make, list, revoke"),
     "eval": Verb(
         "evaluation.compare", "EvalConfig", "run", "win rate of two models, perplexity, sample table"
     ),

@@ -12,14 +12,15 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from instructgpt.data.collate import pack_ids
 from instructgpt.data.packing import plan_batches
-from instructgpt.generation.requests import Completion, Request, check_room
+from instructgpt.generation.processing import Processing
+from instructgpt.generation.requests import Completion, Request, TokenLogprobs, check_room
 from instructgpt.generation.rows import Rows
 from instructgpt.generation.sampling import keyed_uniform, sample
 from instructgpt.model.cache import KVCache
@@ -45,6 +46,8 @@ class Step:
     """(request, id) of every active row; empty unless the engine was asked for tokens."""
     finished: list[tuple[int, Completion]] = field(default_factory=list)
     """(request, completion) of the rows that ended."""
+    logprobs: dict[int, TokenLogprobs] = field(default_factory=dict)
+    """By request, for those with `top_logprobs`: the model's own view of the id drawn."""
 
 
 class Engine:
@@ -82,6 +85,8 @@ class Engine:
         self._temperature: float | None = None
         self._top_k: int | None = None
         self._top_p: float | None = None
+        self._min_p: float | None = None
+        self._processing = Processing([], sampling_device)
         self._stop_sets: dict[frozenset[int], int] = {}
         self._stops = torch.zeros(0, weight.shape[0], dtype=torch.bool, device=sampling_device)
 
@@ -89,6 +94,11 @@ class Engine:
     def busy(self) -> bool:
         """Whether anything is active or waiting."""
         return bool(self._active or self._waiting)
+
+    @property
+    def free(self) -> int:
+        """Slots that a request could take now."""
+        return self._slots - len(self._active) - len(self._waiting)
 
     def submit(self, request: Request) -> int:
         """Queue a request and return its number (0, 1, ... in order of submission).
@@ -110,6 +120,23 @@ class Engine:
         self._remove([row for row, (other, _) in enumerate(self._active) if other == number])
 
     @torch.inference_mode()
+    def pause(self, number: int) -> Request:
+        """Take an active request out; what is returned, submitted again, goes on where this one was.
+
+        Its draws stay the same (they are keyed by position); what it had read is read again.
+
+        Raises:
+            KeyError: the request is not active.
+        """
+        row = next((row for row, (other, _) in enumerate(self._active) if other == number), None)
+        if row is None:
+            raise KeyError(number)
+        request, length = self._active[row][1], int(self._rows.produced[row])
+        drawn, logprobs = self._rows.ids[row, :length], self._rows.logprobs[row, :length]
+        self._remove([row])
+        return replace(request, drawn=tuple(drawn.tolist()), drawn_logprobs=tuple(logprobs.tolist()))
+
+    @torch.inference_mode()
     def step(self) -> Step:
         """Draw one id for every active row, after waiting requests have taken free slots."""
         self._admit()
@@ -124,7 +151,7 @@ class Engine:
         logits = self.model.logits(hidden).to(state.device)  # (R, V)
         produced = state.produced[:rows]
         uniforms = keyed_uniform(state.key[:rows], produced)
-        ids, logprobs = sample(logits, uniforms, *self._settings(rows))
+        ids, logprobs = sample(self._processing.apply(logits, state), uniforms, *self._settings(rows))
         state.next_id[:rows] = ids
         row = torch.arange(rows, device=state.device)
         state.ids[row, produced] = ids
@@ -133,6 +160,8 @@ class Engine:
         stopped = self._stops[state.stop_set[:rows], ids]
         done = (stopped | (produced >= state.max_new[:rows])).nonzero()[:, 0]  # the one wait for a device
         result = Step()
+        for place, view in self._processing.report(logits, ids).items():
+            result.logprobs[self._active[place][0]] = view
         if self.want_tokens:
             numbers = (number for number, _ in self._active)
             result.tokens = list(zip(numbers, ids.tolist(), strict=True))
@@ -190,14 +219,14 @@ class Engine:
         targets: list[int] = []
         for row, (_, request) in enumerate(admitted, start=first):
             donor = donors.setdefault(request.prompt_ids, row)
-            if donor == row:
+            if donor == row or request.drawn:
                 fresh.append(row)
             else:
                 sources.append(donor)
                 targets.append(row)
         self._active += admitted
         self._cache.reset(torch.tensor(fresh, dtype=torch.int64))
-        self._prefill([row for row in fresh if len(self._active[row][1].prompt_ids) > 1])
+        self._prefill([row for row in fresh if len(self._active[row][1].read) > 1])
         if targets:
             self._cache.move(sources, targets)
             # A donor may have gone on to its reply: what lies beyond the prompt is not read.
@@ -209,8 +238,8 @@ class Engine:
         self._rows.fill(first, requests, [self._stop_set(request.stop_ids) for request in requests])
 
     def _prefill(self, rows: Sequence[int]) -> None:
-        """Read the prompts of these rows, all but the last token, into their slots."""
-        prefixes = [self._active[row][1].prompt_ids[:-1] for row in rows]
+        """Read what these rows begin with, all but the last token, into their slots."""
+        prefixes = [self._active[row][1].read[:-1] for row in rows]
         if not prefixes:
             return
         self._grow(max(map(len, prefixes)) + 1)
@@ -242,17 +271,21 @@ class Engine:
         temperatures = {request.temperature for request in requests}
         top_ks = {request.top_k for request in requests}
         top_ps = {request.top_p for request in requests}
+        min_ps = {request.min_p for request in requests}
         self._temperature = temperatures.pop() if len(temperatures) == 1 else None
         self._top_k = top_ks.pop() if len(top_ks) == 1 else None
         self._top_p = top_ps.pop() if len(top_ps) == 1 else None
+        self._min_p = min_ps.pop() if len(min_ps) == 1 else None
+        self._processing = Processing(requests, self._rows.device)
 
-    def _settings(self, rows: int) -> tuple[float | Tensor, int | Tensor, float | Tensor]:
-        """Temperature, top-k and top-p: numbers where all rows agree (faster), else columns (R,)."""
+    def _settings(self, rows: int) -> tuple[float | Tensor, int | Tensor, float | Tensor, float | Tensor]:
+        """Temperature, top-k, top-p and min-p: numbers where all rows agree (faster), else columns (R,)."""
         state = self._rows
         return (
             state.temperature[:rows] if self._temperature is None else self._temperature,
             state.top_k[:rows] if self._top_k is None else self._top_k,
             state.top_p[:rows] if self._top_p is None else self._top_p,
+            state.min_p[:rows] if self._min_p is None else self._min_p,
         )
 
 

@@ -17,8 +17,14 @@ class Request:
         key: the random stream; a sample depends on (key, position in the reply) and the model alone.
         max_new: largest number of ids in the reply, at least 1.
         temperature: 0 takes the most probable id every time.
-        top_k, top_p: 0 and 1 truncate nothing (see `sampling.sample`).
+        top_k, top_p, min_p: 0, 1 and 0 truncate nothing (see `sampling.sample`).
         stop_ids: an id that ends the reply; it belongs to it.
+        presence_penalty, frequency_penalty: taken off the logit of an id that the reply holds already, once,
+            and once for each time.
+        logit_bias: (id, number added to its logit), each id once.
+        top_logprobs: None, or how many of the most probable ids are reported beside each drawn one.
+        drawn, drawn_logprobs: the beginning of the reply, where an earlier draw of it was interrupted
+            (see `Engine.pause`).
     """
 
     prompt_ids: tuple[int, ...]
@@ -28,6 +34,13 @@ class Request:
     top_k: int = 0
     top_p: float = 1.0
     stop_ids: frozenset[int] = frozenset()
+    min_p: float = 0.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    top_logprobs: int | None = None
+    drawn: tuple[int, ...] = ()
+    drawn_logprobs: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         if self.max_new < 1:
@@ -38,6 +51,13 @@ class Request:
             raise ConfigError(f"top_k is {self.top_k}", "--top-k", "use 0 (no limit) or more")
         if not 0 < self.top_p <= 1:
             raise ConfigError(f"top_p is {self.top_p}", "--top-p", "use more than 0 and at most 1")
+        if not 0 <= self.min_p <= 1:
+            raise ConfigError(f"min_p is {self.min_p}", "--min-p", "use 0 (no limit) to 1")
+
+    @property
+    def read(self) -> tuple[int, ...]:
+        """Ids that stand before the next one to draw."""
+        return self.prompt_ids + self.drawn
 
 
 @dataclass(frozen=True)
@@ -49,6 +69,19 @@ class Completion:
     logprobs: list[float]
     stopped: bool
     """A stop id ended it; False = it was cut at max_new."""
+
+
+@dataclass(frozen=True)
+class TokenLogprobs:
+    """What the model alone thought of an id (temperature 1, no filter, bias or penalty), in nats.
+
+    Attributes:
+        logprob: of the id itself.
+        top: the most probable ids with theirs, best first.
+    """
+
+    logprob: float
+    top: tuple[tuple[int, float], ...]
 
 
 def check_room(config: ModelConfig, prompt_tokens: int, max_new: int, where: str) -> None:

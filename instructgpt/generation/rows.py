@@ -26,7 +26,9 @@ class Rows:
         self.stop_set = integers()
         self.top_k = integers()
         self.temperature = torch.ones(slots, device=device)
-        self.top_p = torch.ones(slots, device=device)
+        # Exactly the numbers that were asked for, so that a row beside others draws what it draws alone.
+        self.top_p = torch.ones(slots, dtype=torch.float64, device=device)
+        self.min_p = torch.zeros(slots, dtype=torch.float64, device=device)
         self.ids = torch.zeros(slots, 0, dtype=torch.int64, device=device)
         self.logprobs = torch.zeros(slots, 0, device=device)
 
@@ -40,14 +42,19 @@ class Rows:
     def fill(self, first: int, requests: Sequence[Request], stop_sets: Sequence[int]) -> None:
         """Rows first, first + 1, ... start these requests."""
         rows = slice(first, first + len(requests))
-        integers = [(r.prompt_ids[-1], r.key, 0, r.max_new, r.top_k) for r in requests]
+        integers = [(r.read[-1], r.key, len(r.drawn), r.max_new, r.top_k) for r in requests]
         columns = torch.tensor(integers, dtype=torch.int64, device=self.device).unbind(1)
         names = (self.next_id, self.key, self.produced, self.max_new, self.top_k)
         for column, values in zip(names, columns, strict=True):
             column[rows] = values
         self.stop_set[rows] = torch.tensor(stop_sets, device=self.device)
         self.temperature[rows] = torch.tensor([r.temperature for r in requests], device=self.device)
-        self.top_p[rows] = torch.tensor([r.top_p for r in requests], device=self.device)
+        self.top_p[rows] = torch.tensor([r.top_p for r in requests], dtype=torch.float64, device=self.device)
+        self.min_p[rows] = torch.tensor([r.min_p for r in requests], dtype=torch.float64, device=self.device)
+        for row, request in enumerate(requests, start=first):
+            if length := len(request.drawn):
+                self.ids[row, :length] = torch.tensor(request.drawn, device=self.device)
+                self.logprobs[row, :length] = torch.tensor(request.drawn_logprobs, device=self.device)
 
     def move(self, sources: Sequence[int], targets: Sequence[int]) -> None:
         """Rows `targets` become what rows `sources` are."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import codecs
 import json
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from hashlib import blake2b
@@ -202,6 +203,19 @@ class Tokenizer:
         """Whether each token stands for bytes that are joined as they are (GPT-2's scheme)."""
         return isinstance(self._plain.decoder, decoders.ByteLevel)
 
+    def token_bytes(self, index: int) -> bytes:
+        """The bytes that an id stands for, maybe a part of a character; none for an unknown id."""
+        token = self.token(index)
+        if token is None:
+            return b""
+        if self.is_byte_level:
+            try:
+                return bytes(_BYTES[character] for character in token)
+            except KeyError:  # an added token is spelled as it is
+                return token.encode("utf-8")
+        byte = _BYTE_FALLBACK.fullmatch(token)
+        return bytes([int(byte[1], 16)]) if byte else token.replace("\u2581", " ").encode("utf-8")
+
 
 def _surrogate_error(texts: Sequence[Any]) -> DataError:
     for text in texts:
@@ -328,6 +342,8 @@ def _byte_of_character() -> dict[str, int]:
 
 
 _BYTES = _byte_of_character()
+_BYTE_FALLBACK = re.compile(r"<0x([0-9A-F]{2})>")
+"""SentencePiece's token for a single byte; there U+2581 is a space."""
 
 
 class StreamDecoder:
@@ -342,18 +358,18 @@ class StreamDecoder:
         self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._ids: list[int] = []  # for other schemes: ids whose text is not all out yet, after one that is
         self._sent = ""
+        self._incomplete = False
 
     def push(self, index: int) -> str:
         """Text that is certain now that this id has come; often empty in the middle of a character."""
         if index in self._skip:
             return ""
         if self._tokenizer.is_byte_level:
-            return self._utf8.decode(self._bytes(index))
+            return self._utf8.decode(self._tokenizer.token_bytes(index))
         self._ids.append(index)
         text = self._tokenizer.decode(self._ids, skip_special=False)
-        if text.endswith("\ufffd"):
-            return ""
-        return self._emit(text)
+        self._incomplete = text.endswith("\ufffd")
+        return "" if self._incomplete else self._emit(text)
 
     def finish(self) -> str:
         """What is left at the end; an unfinished character comes out as U+FFFD."""
@@ -361,14 +377,12 @@ class StreamDecoder:
             return self._utf8.decode(b"", final=True)
         return self._emit(self._tokenizer.decode(self._ids, skip_special=False)) if self._ids else ""
 
-    def _bytes(self, index: int) -> bytes:
-        token = self._tokenizer.token(index)
-        if token is None:
-            return b""
-        try:
-            return bytes(_BYTES[character] for character in token)
-        except KeyError:  # an added token is spelled as it is
-            return token.encode("utf-8")
+    @property
+    def pending(self) -> bool:
+        """Whether the last ids are a character's beginning, whose text has not come out."""
+        if self._tokenizer.is_byte_level:
+            return bool(self._utf8.getstate()[0])
+        return self._incomplete
 
     def _emit(self, text: str) -> str:
         fresh = text[len(self._sent) :]

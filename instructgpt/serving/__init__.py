@@ -1,0 +1,1 @@
+"""The server: models and rewards behind the OpenAI wire format, a chat page, and a way back for feedback."""

@@ -69,7 +69,10 @@ VERBS: dict[str, Verb] = {
         "evaluation.compare", "EvalConfig", "run", "win rate of two models, perplexity, sample table"
     ),
     "convert": Verb(
-        "model.convert", "ConvertConfig", "convert", "read GGUF and Hugging Face, write GGUF for llama.cpp"
+        "conversion.convert",
+        "ConvertConfig",
+        "convert",
+        "read and write GGUF and Hugging Face, mix two models, push to the Hub",
     ),
     "doctor": Verb(
         "doctor.run", "DoctorConfig", "run", "what is installed; --certify: PPO against a known optimum"

@@ -36,7 +36,7 @@ from instructgpt.runtime.signals import deferred_interrupts
 
 STAGES: dict[str, tuple[str, str, str]] = {
     "world": ("evaluation.collect", "WorldStageConfig", "write"),
-    "convert": ("model.convert", "ConvertConfig", "convert"),
+    "convert": ("conversion.convert", "ConvertConfig", "convert"),
     "tokenizer": ("pretrain.tokenizer", "TokenizerConfig", "train"),
     "pretrain": ("pretrain.train", "PretrainConfig", "train"),
     "sft": ("sft.train", "SFTConfig", "train"),

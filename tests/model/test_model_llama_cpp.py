@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from benchmarks.parity import greedy_text
+from instructgpt.conversion.convert import ConvertConfig, convert
 from instructgpt.model.config import ModelConfig, RopeScaling
-from instructgpt.model.convert import ConvertConfig, convert
 from instructgpt.model.heads import new_language_model
 from instructgpt.model.hf import load_language_model, save_model
 from instructgpt.text.chat import Message, render_prompt

@@ -1,0 +1,1 @@
+"""Models in and out of the house: GGUF and Hugging Face folders, mixtures of two models, the Hub."""

@@ -12,6 +12,8 @@ InstructGPTError          exit code 2: the user can mend it
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class InstructGPTError(Exception):
     """Base of all errors that a user can mend.
@@ -33,6 +35,17 @@ class InstructGPTError(Exception):
 
     def __str__(self) -> str:
         return str(self.args[0])
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """As it is to another process; `Exception` would make a new one out of the whole message."""
+        return _restore, (type(self), self.args, self.__dict__)
+
+
+def _restore(kind: type[InstructGPTError], args: tuple[Any, ...], state: dict[str, Any]) -> InstructGPTError:
+    error = kind.__new__(kind, *args)
+    error.args = args
+    error.__dict__.update(state)
+    return error
 
 
 class ConfigError(InstructGPTError, ValueError):

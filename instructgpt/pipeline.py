@@ -5,6 +5,7 @@ A TOML file names the stages; each is what its verb would do alone, in its own f
     out = "runs/mine"
     seed = 0
     summary = "evaluate"            # optional: the stage whose summary the whole run shows
+    jobs = 2                        # optional: neighbours that need nothing of one another run two at a time
 
     [[stage]]
     verb = "sft"
@@ -22,6 +23,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -30,6 +32,7 @@ from typing import Any
 
 from tyro.conf import Positional
 
+from instructgpt.beside import resident_mib, run_beside, waves
 from instructgpt.config import from_table, near, preset_for, preset_path, read_toml
 from instructgpt.errors import ConfigError
 from instructgpt.runtime.signals import deferred_interrupts
@@ -58,7 +61,8 @@ STAGES: dict[str, tuple[str, str, str]] = {
 """Verb of a stage -> module, configuration class, function. Modules are imported when their stage is met."""
 
 _REFERENCE = re.compile(r"\{([^{}]*)\}")
-_FILE_KEYS = ("out", "seed", "data", "summary", "stage")
+_FILE_KEYS = ("out", "seed", "data", "summary", "jobs", "stage")
+_BESIDE = "beside.json"
 _GIVEN = ("folder", "seed", "data")  # what {...} may name beside stages
 
 
@@ -78,6 +82,8 @@ class RunConfig:
     """Changes to the file, as stage.key=value with the value in TOML: --set ppo.beta=0.3 sft.steps=500."""
     until: str = ""
     """Name of the stage to stop after; empty = run them all."""
+    jobs: int = 0
+    """Stages that need nothing of one another run this many at a time; 0 = the file's `jobs`, else 1."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +102,8 @@ class DemoConfig:
     """Changes to the preset, as stage.key=value with the value in TOML: --set ppo.beta=0.3."""
     until: str = ""
     """Name of the stage to stop after; empty = run them all."""
+    jobs: int = 0
+    """Stages that need nothing of one another run this many at a time; 0 = the preset's."""
 
 
 @dataclass(frozen=True)
@@ -118,6 +126,7 @@ class Plan:
     data: str
     summary: str
     text: str
+    jobs: int = 1
 
     def given(self) -> dict[str, str]:
         """What references mean before any stage has run."""
@@ -140,7 +149,7 @@ def run(config: RunConfig) -> dict[str, Any]:
     path = Path(config.file)
     if not path.exists() and not path.suffix:
         path = preset_for(config.file, "run")
-    plan = _read_plan(path, config.out, config.seed, config.set, config.data)
+    plan = _read_plan(path, config.out, config.seed, config.set, config.data, config.jobs)
     return _execute(plan, config.until, "run")
 
 
@@ -148,14 +157,16 @@ def demo(config: DemoConfig) -> dict[str, Any]:
     """Run the preset `demo` (or `quick`) on the practice world; summary: see `run` and `evaluation.world`."""
     changes = [f"evaluate.main_prompts={config.eval_prompts}"] if config.eval_prompts else []
     path = preset_path("quick" if config.quick else "demo")
-    plan = _read_plan(path, config.out, config.seed, [*changes, *config.set])
+    plan = _read_plan(path, config.out, config.seed, [*changes, *config.set], jobs=config.jobs)
     return _execute(plan, config.until, "demo")
 
 
 # -- the file
 
 
-def _read_plan(path: Path, out: str, seed: int, changes: Sequence[str], data: str = "") -> Plan:
+def _read_plan(
+    path: Path, out: str, seed: int, changes: Sequence[str], data: str = "", jobs: int = 0
+) -> Plan:
     """Read and check everything that can be checked before the first stage runs."""
     table = read_toml(path)
     for key in table:
@@ -175,9 +186,17 @@ def _read_plan(path: Path, out: str, seed: int, changes: Sequence[str], data: st
         data or str(table.get("data", "")),
         str(table.get("summary", "")),
         path.read_text(encoding="utf-8"),
+        _jobs(jobs, table, path),
     )
     _check(plan, path)
     return plan
+
+
+def _jobs(asked: int, table: Mapping[str, Any], path: Path) -> int:
+    jobs, where = (asked, "--jobs") if asked else (table.get("jobs", 1), f"{path}: jobs")
+    if not isinstance(jobs, int) or isinstance(jobs, bool) or jobs < 1:
+        raise ConfigError(f"jobs is {jobs!r}", where, "give a number of stages at a time, 1 or more")
+    return jobs
 
 
 def _stage(entry: Any, path: Path) -> Stage:
@@ -277,37 +296,89 @@ def _resolve(value: Any, known: Mapping[str, str], where: str, later: Sequence[s
 
 # -- running
 
+Call = tuple[Callable[[Any], dict[str, Any]], Any, Path]
+"""A stage's function, its configuration and its folder."""
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What a stage came to; `moved` is where its old folder went if its settings or inputs had changed."""
+
+    summary: dict[str, Any]
+    moved: Path | None = None
+    skipped: bool = False
+
 
 def _execute(plan: Plan, until: str, verb: str) -> dict[str, Any]:
-    from instructgpt.runtime.device import release_memory
     from instructgpt.runtime.files import write_json, write_text
 
     names = [stage.name for stage in plan.stages]
     if until and until not in names:
         raise ConfigError(f"there is no stage {until!r}", "--until", near(until, names))
     write_text(plan.folder / "pipeline.toml", plan.text)
+    stages = plan.stages[: names.index(until) + 1] if until else plan.stages
     known = plan.given()
-    summaries: dict[str, dict[str, Any]] = {}
     lineage: list[dict[str, Any]] = []
-    for number, stage in enumerate(plan.stages, start=1):
-        config, function = _configure(stage, plan, known)
-        folder = plan.folder / stage.name
-        before = (folder / "summary.json").exists()
-        _say(f"[{number}/{len(names)}] {stage.name}: {folder}")
-        summary, moved = _run_stage(function, config, folder)
-        release_memory()
-        state = "skipped" if before and not moved else "run"
-        if state == "skipped":
-            _say("  finished before with the same settings and inputs: skipped")
-        summaries[stage.name] = summary
-        known[stage.name] = _product(folder, summary)
-        lineage.append(_lineage(stage, folder, known[stage.name], state, moved))
+    ran: dict[str, Ran] = {}
+    together = (
+        waves([(s.name, s.values) for s in stages]) if plan.jobs > 1 else [[i] for i in range(len(stages))]
+    )
+    for wave in together:
+        ran |= _run_wave(plan, [stages[i] for i in wave], wave[0], known)
+        for stage in (stages[i] for i in wave):
+            known[stage.name] = _product(plan.folder / stage.name, ran[stage.name].summary)
+            lineage.append(_lineage(stage, plan.folder / stage.name, known[stage.name], ran[stage.name]))
         write_json(plan.folder / "lineage.json", {"seed": plan.seed, "stages": lineage})
-        if stage.name == until:
-            break
-    full = _summary(plan, summaries, verb)
+    full = _summary(plan, ran, verb)
     write_json(plan.folder / "summary.json", full)
     return full
+
+
+def _run_wave(plan: Plan, wave: Sequence[Stage], first: int, known: Mapping[str, str]) -> dict[str, Ran]:
+    """Run stages that need nothing of one another, those that were not finished before at the same time."""
+    calls = {}
+    for stage in wave:
+        config, function = _configure(stage, plan, known)
+        calls[stage.name] = (function, config, plan.folder / stage.name)
+    fresh = {name: call for name, call in calls.items() if not (call[2] / "summary.json").exists()}
+    ran = _run_together(plan, fresh, first) if len(fresh) > 1 else {}
+    for number, (name, call) in enumerate(calls.items(), start=first + 1):
+        if name not in ran:
+            ran[name] = _run_alone(f"[{number}/{len(plan.stages)}] {name}", call)
+    return ran
+
+
+def _run_alone(label: str, call: Call) -> Ran:
+    from instructgpt.runtime.device import release_memory
+
+    _say(f"{label}: {call[2]}")
+    before = (call[2] / "summary.json").exists()
+    summary, moved = _run_stage(*call)
+    release_memory()
+    if before and not moved:
+        _say("  finished before with the same settings and inputs: skipped")
+    return Ran(summary, moved, skipped=before and not moved)
+
+
+def _run_together(plan: Plan, calls: Mapping[str, Call], first: int) -> dict[str, Ran]:
+    """Run stages at the same time; what it took in all goes to `beside.json` of the run folder."""
+    import torch
+
+    from instructgpt.runtime.files import write_json
+
+    threads = max(1, torch.get_num_threads() // plan.jobs)
+    _say(f"[{first + 1}-{first + len(calls)}/{len(plan.stages)}] {plan.jobs} at a time: {', '.join(calls)}")
+    here, started = resident_mib(), time.monotonic()
+    results = run_beside(_run_stage, list(calls.items()), plan.jobs, threads)
+    ran = {name: Ran(summary, moved) for name, (summary, moved) in zip(calls, results, strict=True)}
+    peaks = sorted(found.summary.get("peak_memory_mib", 0.0) for found in ran.values())
+    cost = {
+        "stages": list(calls),
+        "seconds": round(time.monotonic() - started, 2),
+        "peak_memory_mib": round(here + sum(peaks[-plan.jobs :]), 1),
+    }
+    write_json(plan.folder / _BESIDE, cost)
+    return ran
 
 
 def _run_stage(
@@ -334,7 +405,7 @@ def _product(folder: Path, summary: Mapping[str, Any]) -> str:
     return str(folder / checkpoint) if isinstance(checkpoint, str) else str(folder)
 
 
-def _lineage(stage: Stage, folder: Path, product: str, state: str, moved: Path | None) -> dict[str, Any]:
+def _lineage(stage: Stage, folder: Path, product: str, ran: Ran) -> dict[str, Any]:
     """What made a stage's product: settings, hashes of inputs and of the product."""
     import json
 
@@ -347,21 +418,23 @@ def _lineage(stage: Stage, folder: Path, product: str, state: str, moved: Path |
         "name": stage.name,
         "verb": stage.verb,
         "folder": str(folder),
-        "state": state,
+        "state": "skipped" if ran.skipped else "run",
         "config": identity.get("config", {}),
         "inputs": identity.get("inputs", {}),
         "product": product,
         "product_hash": hash_path(made),
     }
-    return row | ({"replaced": str(moved)} if moved else {})
+    return row | ({"replaced": str(ran.moved)} if ran.moved else {})
 
 
-def _summary(plan: Plan, summaries: Mapping[str, Mapping[str, Any]], verb: str) -> dict[str, Any]:
+def _summary(plan: Plan, ran: Mapping[str, Ran], verb: str) -> dict[str, Any]:
+    summaries = {name: found.summary for name, found in ran.items()}
     shown = dict(summaries.get(plan.summary, {}))
     if isinstance(shown.get("checkpoint"), str):
         shown["checkpoint"] = f"{plan.summary}/{shown['checkpoint']}"  # as seen from the run folder
     kept = ("seconds", "peak_memory_mib", "checkpoint")
     reports = [summary["report"] for summary in summaries.values() if "report" in summary]
+    seconds, peak = _costs(plan, summaries)
     return {
         **shown,
         "verb": verb,
@@ -371,9 +444,23 @@ def _summary(plan: Plan, summaries: Mapping[str, Mapping[str, Any]], verb: str) 
         "stages": {
             name: {key: summary[key] for key in kept if key in summary} for name, summary in summaries.items()
         },
-        "seconds": round(sum(summary.get("seconds", 0.0) for summary in summaries.values()), 2),
-        "peak_memory_mib": max(summary.get("peak_memory_mib", 0.0) for summary in summaries.values()),
+        "seconds": round(seconds, 2),
+        "peak_memory_mib": round(peak, 1),
     }
+
+
+def _costs(plan: Plan, summaries: Mapping[str, Mapping[str, Any]]) -> tuple[float, float]:
+    """(seconds, MiB) of all stages; those of one time count once, with what all of them held."""
+    import json
+
+    path = plan.folder / _BESIDE
+    together = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"stages": []}
+    if not set(together["stages"]) <= set(summaries):
+        together = {"stages": []}
+    rest = [summary for name, summary in summaries.items() if name not in together["stages"]]
+    seconds = together.get("seconds", 0.0) + sum(summary.get("seconds", 0.0) for summary in rest)
+    peaks = [summary.get("peak_memory_mib", 0.0) for summary in rest]
+    return seconds, max([together.get("peak_memory_mib", 0.0), *peaks])
 
 
 def _say(text: str) -> None:

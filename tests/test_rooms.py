@@ -27,6 +27,7 @@ LEVEL = {
     "explain": 6,
     "serving": 6,
     "labelling": 6,
+    "beside": 6,
     "pipeline": 7,
     "config": 8,
     "cli": 9,

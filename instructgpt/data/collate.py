@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -44,9 +46,11 @@ class PackedBatch:
 def pack_ids(sequences: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor, list[int]]:
     """Ids (N,) int64, positions (N,) int64 and lengths of sequences put one after the other."""
     lengths = [len(sequence) for sequence in sequences]
-    ids = torch.tensor([index for sequence in sequences for index in sequence], dtype=torch.int64)
-    positions = [torch.arange(length) for length in lengths]
-    return ids, torch.cat(positions) if positions else torch.empty(0, dtype=torch.int64), lengths
+    total = sum(lengths)
+    ids = torch.from_numpy(np.fromiter(chain.from_iterable(sequences), np.int64, total))
+    counts = torch.tensor(lengths, dtype=torch.int64)
+    starts = counts.cumsum(0) - counts
+    return ids, torch.arange(total) - starts.repeat_interleave(counts), lengths
 
 
 def pack(sequences: Sequence[Rendered]) -> PackedBatch:

@@ -174,20 +174,23 @@ def micro_batches(
     width = episodes.response_ids.shape[1]
     sequences = episodes.sequences(rows)
     micros = []
+    chosen = torch.tensor(rows)
+    prompts = episodes.prompt_length[chosen]
     for plan in plan_batches([len(sequence) for sequence in sequences], max_tokens):
         ids, positions, lengths = pack_ids([sequences[i] for i in plan])
-        replied_at: list[int] = []
-        slots: list[int] = []
-        end = 0
-        for i, length in zip(plan, lengths, strict=True):
-            end += length
-            replied = length - len(episodes.prompt_ids[rows[i]])
-            replied_at += range(end - replied, end)
-            slots += range(rows[i] * width, rows[i] * width + replied)
-        targets_at = torch.tensor(replied_at)
-        before, targets = (targets_at - 1).to(device), ids[targets_at].to(device)
+        planned, counts = torch.tensor(plan), torch.tensor(lengths)
+        in_reply = positions - prompts[planned].repeat_interleave(counts)  # (N,): negative in the prompt
+        replied_at = (in_reply >= 0).nonzero()[:, 0]
+        first_slot = (chosen[planned] * width).repeat_interleave(counts)
         micros.append(
-            Micro(ids.to(device), positions.to(device), lengths, before, targets, torch.tensor(slots))
+            Micro(
+                ids.to(device),
+                positions.to(device),
+                lengths,
+                before=(replied_at - 1).to(device),
+                targets=ids[replied_at].to(device),
+                slots=(first_slot + in_reply)[replied_at],
+            )
         )
     return micros
 

@@ -1,0 +1,1 @@
+"""The labelers' side: demonstrations, prompts, rankings and comparisons made by people."""

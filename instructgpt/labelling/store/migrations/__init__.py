@@ -1,0 +1,1 @@
+"""Changes of the tables, in order; `database.open_store` applies what is missing."""

@@ -1,0 +1,368 @@
+"""Which task a labeler gets next, and for how long it is theirs.
+
+A labeler has one running lease in a project. Tasks come in the order in which they were added; tasks that
+came back (time up, skipped, label rejected) come first. Nobody gets a task twice, and a task has as many
+labelers as its overlap says.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any, Literal
+
+from sqlalchemy import Select, select
+from sqlalchemy.orm import Session
+
+from instructgpt.labelling.store import audit
+from instructgpt.labelling.store.access import labeler
+from instructgpt.labelling.store.database import Store, get, secret
+from instructgpt.labelling.store.form import Kind, PromptStyle
+from instructgpt.labelling.store.leases import locked_assignment, replies_needed, return_expired, take_slot
+from instructgpt.labelling.store.members import locked_member
+from instructgpt.labelling.store.projects import DAY
+from instructgpt.labelling.store.refusals import Conflict, Forbidden, Invalid, NotFound, Problem, QuotaReached
+from instructgpt.labelling.store.screening import decide
+from instructgpt.labelling.store.tables import (
+    AssignmentRow,
+    MemberRow,
+    PersonRow,
+    ProjectRow,
+    ReplyRow,
+    TaskRow,
+)
+from instructgpt.text.chat import Message
+
+__all__ = ["Lease", "ShownReply", "lease", "next_task", "renew", "return_expired", "save_draft"]
+
+MAX_LENGTHS = 8
+"""Signs of life keep a task for at most this many lease lengths after it was given out."""
+MAX_DRAFT = 512 * 1024
+
+
+@dataclass(frozen=True)
+class ShownReply:
+    """A reply as a labeler sees it: neither its model nor its place in the database can be told from the
+    key."""
+
+    key: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Lease:
+    """A task in a labeler's hands.
+
+    Attributes:
+        token: what `submit`, `skip`, `renew` and `save_draft` are called with; one for this task and labeler.
+        messages: the prompt; empty where a prompt is to be written, then `brief` says about what.
+        replies: in this labeler's own order, the same each time.
+        expires_at: None for a screening task, which waits.
+        draft: what `save_draft` kept last.
+        screening_left: screening tasks still to do, with this one; 0 for real work.
+    """
+
+    assignment_id: int
+    token: str
+    project_id: int
+    kind: Kind
+    purpose: Literal["work", "screening"]
+    messages: tuple[Message, ...]
+    category: str | None
+    style: PromptStyle
+    brief: str
+    replies: tuple[ShownReply, ...]
+    leased_at: float
+    expires_at: float | None
+    draft: Any | None
+    screening_left: int
+
+
+def next_task(store: Store, person_id: int, project_id: int) -> Lease | None:
+    """The task in this labeler's hands, or a new one; None if nothing is left for them now.
+
+    Raises:
+        NotFound: the project is not there, or not open to them.
+        Forbidden: the account is not active; the screening test was failed or waits for a reviewer.
+        Conflict: the project is not open; its examples come first.
+        QuotaReached: they have done as much as is asked.
+    """
+    return_expired(store)
+    now = store.clock()
+    with store.write() as session:
+        person = labeler(session, person_id)
+        project = get(session, ProjectRow, project_id, "project")
+        member = locked_member(session, project, person)
+        held = _running(session, project, person)
+        decided = False
+        if held is None:
+            _may_begin(project, member, now)
+            if project.screening_tasks and member.screening == "pending":
+                held = _lease_screening(session, project, member, now)
+                decided = held is None and decide(session, project, member, now)
+            else:
+                held = _lease_work(session, project, member, now)
+        found = None if held is None else shown(session, held, member)
+    # The last tasks of a test were withdrawn: what the rest comes to is kept before it is told.
+    return next_task(store, person_id, project_id) if decided else found
+
+
+def _running(session: Session, project: ProjectRow, person: PersonRow) -> AssignmentRow | None:
+    query = select(AssignmentRow).where(
+        AssignmentRow.person_id == person.id,
+        AssignmentRow.project_id == project.id,
+        AssignmentRow.state == "leased",
+    )
+    return session.scalars(query).first()
+
+
+def _may_begin(project: ProjectRow, member: MemberRow, now: float) -> None:
+    if project.status != "open":
+        raise Conflict("project-closed", f"this project is {project.status}")
+    if project.examples and member.onboarded_at is None:
+        raise Conflict("onboarding-first", "the examples come first", cure="read them and say so")
+    if project.screening_tasks and member.screening == "grading":
+        raise Forbidden("screening-grading", "your test waits for a reviewer")
+    if project.screening_tasks and member.screening == "failed":
+        raise Forbidden("screening-failed", "the test was not passed")
+    if project.quota is not None and member.submitted >= project.quota:
+        raise QuotaReached("quota-total", f"you have done all {project.quota} tasks that are asked of you")
+    today = member.today if member.day == int(now // DAY) else 0
+    if project.quota_per_day is not None and today >= project.quota_per_day:
+        raise QuotaReached("quota-day", f"you have done today's {project.quota_per_day} tasks")
+
+
+def _lease_screening(
+    session: Session, project: ProjectRow, member: MemberRow, now: float
+) -> AssignmentRow | None:
+    task = session.scalars(screening_left(project, member).order_by(TaskRow.position).limit(1)).first()
+    return None if task is None else _give(session, project, member, task, now, None)
+
+
+def screening_left(project: ProjectRow, member: MemberRow) -> Select[tuple[TaskRow]]:
+    """The screening tasks that a member has not answered in the present round."""
+    answered = select(AssignmentRow.id).where(
+        AssignmentRow.task_id == TaskRow.id,
+        AssignmentRow.person_id == member.person_id,
+        AssignmentRow.round == member.screening_round,
+        AssignmentRow.state != "leased",
+    )
+    return select(TaskRow).where(
+        TaskRow.project_id == project.id,
+        TaskRow.purpose == "screening",
+        TaskRow.state == "open",
+        ~answered.exists(),
+    )
+
+
+def _lease_work(session: Session, project: ProjectRow, member: MemberRow, now: float) -> AssignmentRow | None:
+    seen = select(AssignmentRow.id).where(
+        AssignmentRow.task_id == TaskRow.id,
+        AssignmentRow.person_id == member.person_id,
+        AssignmentRow.round == 0,
+    )
+    waiting = select(TaskRow).where(
+        TaskRow.project_id == project.id, TaskRow.purpose == "work", TaskRow.state == "open", ~seen.exists()
+    )
+    searches = (
+        waiting.where(TaskRow.lane == 0),
+        waiting.where(TaskRow.lane == 1, TaskRow.position > member.cursor),
+        waiting.where(TaskRow.lane == 1, TaskRow.position <= member.cursor),
+    )
+    # First the tasks that nobody is taking at this moment; only if none is left, wait for what becomes of
+    # those.
+    for skip_locked in (True, False):
+        for search in searches:
+            query = search.order_by(TaskRow.position).limit(1).with_for_update(skip_locked=skip_locked)
+            task = session.scalars(query.execution_options(populate_existing=True)).first()
+            if task is not None:
+                if task.lane == 1:
+                    member.cursor = max(member.cursor, task.position)
+                take_slot(session, task, project)
+                return _give(session, project, member, task, now, now + 60 * project.lease_minutes)
+        if session.get_bind().dialect.name == "sqlite":
+            break  # nobody else is taking any
+    return None
+
+
+def _give(
+    session: Session,
+    project: ProjectRow,
+    member: MemberRow,
+    task: TaskRow,
+    now: float,
+    expires_at: float | None,
+) -> AssignmentRow:
+    held = AssignmentRow(
+        task_id=task.id,
+        project_id=project.id,
+        person_id=member.person_id,
+        purpose=task.purpose,
+        round=member.screening_round if task.purpose == "screening" else 0,
+        state="leased",
+        token=secrets.token_urlsafe(24),
+        shown=_shuffled(session, _replies(session, task, project), member.person_id),
+        leased_at=now,
+        expires_at=expires_at,
+    )
+    session.add(held)
+    session.flush()
+    audit.record(session, now, member.person_id, "lease", f"task {task.id}", project.id)
+    return held
+
+
+def _replies(session: Session, task: TaskRow, project: ProjectRow) -> Sequence[ReplyRow]:
+    """The first K; of a screening task all, since its known answer is about just those."""
+    needed = replies_needed(project)
+    if not needed:
+        return []
+    query = select(ReplyRow).where(ReplyRow.task_id == task.id).order_by(ReplyRow.position)
+    return session.scalars(query.limit(None if task.purpose == "screening" else needed)).all()
+
+
+def _keyed(key: bytes, purpose: str, person_id: int, reply_id: int) -> str:
+    return blake2b(f"{purpose}:{person_id}:{reply_id}".encode(), key=key, digest_size=8).hexdigest()
+
+
+def _shuffled(session: Session, replies: Sequence[ReplyRow], person_id: int) -> list[int]:
+    """Positions of the replies in the order in which this person sees them."""
+    key = secret(session, "replies") if replies else b""
+    return [one.position for one in sorted(replies, key=lambda one: _keyed(key, "order", person_id, one.id))]
+
+
+def shown_replies(session: Session, held: AssignmentRow) -> tuple[tuple[ShownReply, int], ...]:
+    """The replies of an assignment in the order in which its labeler sees them, each with its stored
+    position."""
+    if not held.shown:
+        return ()
+    key = secret(session, "replies")
+    rows = session.scalars(select(ReplyRow).where(ReplyRow.task_id == held.task_id)).all()
+    by_position = {one.position: one for one in rows}
+    found = [by_position[position] for position in held.shown]
+    return tuple(
+        (ShownReply(_keyed(key, "key", held.person_id, one.id), one.text), one.position) for one in found
+    )
+
+
+def shown(session: Session, held: AssignmentRow, member: MemberRow) -> Lease:
+    """What the labeler sees of an assignment."""
+    project, task = session.get_one(ProjectRow, held.project_id), session.get_one(TaskRow, held.task_id)
+    left = len(session.scalars(screening_left(project, member)).all()) if held.purpose == "screening" else 0
+    return Lease(
+        assignment_id=held.id,
+        token=held.token,
+        project_id=project.id,
+        kind=project.kind,  # type: ignore[arg-type]  # only KINDS are written
+        purpose=held.purpose,  # type: ignore[arg-type]
+        messages=messages_of(task),
+        category=(task.prompt or {}).get("category"),
+        style=task.style,  # type: ignore[arg-type]
+        brief=task.brief,
+        replies=tuple(reply for reply, _ in shown_replies(session, held)),
+        leased_at=held.leased_at,
+        expires_at=held.expires_at,
+        draft=held.draft["value"] if held.draft else None,
+        screening_left=left,
+    )
+
+
+def messages_of(task: TaskRow) -> tuple[Message, ...]:
+    """The prompt of a task; nothing where one is to be written."""
+    if task.prompt is None:
+        return ()
+    prompt = task.prompt["prompt"]
+    if isinstance(prompt, str):
+        return (Message("user", prompt),)
+    return tuple(Message(turn["role"], turn["content"]) for turn in prompt)
+
+
+def lease(store: Store, person_id: int, assignment_id: int) -> Lease:
+    """One's own running lease by its number.
+
+    Raises:
+        NotFound: it is somebody else's, over, or not there.
+        Forbidden: the account is not active.
+    """
+    with store.read() as session:
+        person = labeler(session, person_id)
+        held = get(session, AssignmentRow, assignment_id, "task")
+        if held.person_id != person.id or held.state != "leased":
+            raise NotFound("there is no such task")
+        member = session.get_one(MemberRow, (held.project_id, person.id))
+        return shown(session, held, member)
+
+
+def plausible(token: str) -> bool:
+    """Whether a text could be a token of a form; others are not shown to the database."""
+    return 16 <= len(token) <= 64 and token.isascii() and token.isprintable()
+
+
+def own_assignment(session: Session, person_id: int, token: str) -> AssignmentRow:
+    """The assignment of this token, locked, and its member before it.
+
+    Raises:
+        NotFound: there is none, or it is somebody else's.
+        Forbidden: the account is not active.
+    """
+    person = labeler(session, person_id)
+    query = select(AssignmentRow).where(AssignmentRow.token == token)
+    held = session.scalars(query).first() if plausible(token) else None
+    if held is None or held.person_id != person.id:
+        raise NotFound("there is no such task")
+    locked = select(MemberRow).where(
+        MemberRow.project_id == held.project_id, MemberRow.person_id == person.id
+    )
+    session.scalars(locked.with_for_update().execution_options(populate_existing=True)).one()
+    return locked_assignment(session, held.id)
+
+
+def _renew(held: AssignmentRow, project: ProjectRow, now: float) -> float:
+    if held.state != "leased":
+        raise lease_lost()
+    length = 60 * project.lease_minutes
+    if held.expires_at is None:
+        return now + length
+    held.expires_at = max(held.expires_at, min(now + length, held.leased_at + MAX_LENGTHS * length))
+    return held.expires_at
+
+
+def lease_lost() -> Conflict:
+    """What a labeler is told whose task was taken back."""
+    return Conflict(
+        "lease-lost", "the time for this task was up, and it was taken back", cure="take another task"
+    )
+
+
+def renew(store: Store, person_id: int, token: str) -> float:
+    """A sign of life: the task stays in this labeler's hands for another lease length. When it will be up.
+
+    Raises:
+        NotFound, Forbidden: see `submit.submit`.
+        Conflict: it was taken back already.
+    """
+    with store.write() as session:
+        held = own_assignment(session, person_id, token)
+        return _renew(held, session.get_one(ProjectRow, held.project_id), store.clock())
+
+
+def save_draft(store: Store, person_id: int, token: str, draft: Any) -> None:
+    """Keep what is in the form so far; another tab or the next day finds it in `Lease.draft`. Also a sign of
+    life.
+
+    Raises:
+        Invalid: it is not JSON, or has more than 512 KiB.
+        NotFound, Forbidden, Conflict: see `renew`.
+    """
+    try:
+        size = len(json.dumps(draft, allow_nan=False))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise Invalid([Problem("draft", "is not JSON")]) from error
+    if size > MAX_DRAFT:
+        raise Invalid([Problem("draft", f"has more than {MAX_DRAFT // 1024} KiB")])
+    with store.write() as session:
+        held = own_assignment(session, person_id, token)
+        _renew(held, session.get_one(ProjectRow, held.project_id), store.clock())
+        held.draft = {"value": draft}

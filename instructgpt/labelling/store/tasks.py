@@ -1,0 +1,424 @@
+"""What labelers are asked: prompts with models' replies, from Python or from JSONL files.
+
+    {"prompt": "Name a river."}
+    {"prompt": [{"role": "user", "content": "Hi"}], "id": "p7", "responses": ["Hello", {"text": "Yo"}]}
+    {"prompt": "Name a river.", "responses": [{"text": "Nile", "rank": 1}, {"text": "Paris", "rank": 2}]}
+    {"brief": "Something that a nurse would ask", "style": "user-based"}
+
+The third carries the known answer of a screening task or an example; the fourth asks for a prompt. All fields
+of our prompts (`id, user_id, category, group, split, source, consent, answer, checks`) are kept and exported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Literal, get_args
+
+from sqlalchemy import insert, select, text
+from sqlalchemy.orm import Session
+
+from instructgpt.data.records import Prompt, to_row
+from instructgpt.labelling.store import audit
+from instructgpt.labelling.store.access import require
+from instructgpt.labelling.store.database import Store, get
+from instructgpt.labelling.store.form import REPLY_FLAGS, STYLES, PromptStyle, check_text
+from instructgpt.labelling.store.leases import locked_task, replies_needed, settle
+from instructgpt.labelling.store.prompts import prompt_from_row, prompt_hash
+from instructgpt.labelling.store.refusals import Invalid, Problem
+from instructgpt.labelling.store.tables import ProjectRow, ReplyRow, TaskRow
+
+Purpose = Literal["work", "screening", "onboarding"]
+PURPOSES: tuple[Purpose, ...] = get_args(Purpose)
+COUNTERS = {"work": "tasks", "screening": "screening_tasks", "onboarding": "examples"}
+"""The column of a project that counts its tasks of each purpose."""
+MAX_TASKS = 1_000_000
+MAX_NAME = 200
+"""Longest id of a prompt and name of a model."""
+CHUNK = 1_000
+
+
+@dataclass(frozen=True)
+class NewReply:
+    """A model's reply; `rank`, `rating` and `flags` are the known answer of a screening task or an
+    example."""
+
+    text: str
+    model: str | None = None
+    rank: int | None = None
+    rating: float | None = None
+    flags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class NewTask:
+    """A task to be added.
+
+    Attributes:
+        prompt: None where a prompt is to be written.
+        style, brief: of the prompt to be written; the brief is shown to the labeler as it is.
+        response: the model answer of an onboarding demonstration.
+        explanation: why the known answer is right, shown with an example.
+    """
+
+    prompt: Prompt | None
+    replies: tuple[NewReply, ...] = ()
+    style: PromptStyle = "plain"
+    brief: str = ""
+    response: str | None = None
+    explanation: str = ""
+
+
+@dataclass(frozen=True)
+class Added:
+    """What an import did; `waiting` tasks have fewer replies than the project shows."""
+
+    added: int
+    already_there: int
+    waiting: int
+
+
+@dataclass(frozen=True)
+class StoredReply:
+    """A reply as it is kept."""
+
+    id: int
+    position: int
+    text: str
+    model: str | None
+    known_rank: int | None
+    known_rating: float | None
+    known_flags: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class StoredTask:
+    """A task as it is kept, for admins and reviewers.
+
+    Attributes:
+        wanted, taken: slots in all, and in use by running leases or labels that count.
+        labels, skips: what was handed in.
+    """
+
+    id: int
+    project_id: int
+    key: str
+    purpose: Purpose
+    prompt: Prompt | None
+    style: PromptStyle
+    brief: str
+    replies: tuple[StoredReply, ...]
+    state: Literal["waiting", "open", "full", "withdrawn"]
+    wanted: int
+    taken: int
+    labels: int
+    skips: int
+    response: str | None
+    explanation: str
+
+
+def stored_task(session: Session, row: TaskRow, *, blind: bool = False) -> StoredTask:
+    """The plain form of a row; `blind` leaves the models' names out."""
+    query = select(ReplyRow).where(ReplyRow.task_id == row.id).order_by(ReplyRow.position)
+    replies = tuple(
+        StoredReply(
+            one.id,
+            one.position,
+            one.text,
+            None if blind else one.model,
+            one.known_rank,
+            one.known_rating,
+            tuple(one.known_flags),
+        )
+        for one in session.scalars(query)
+    )
+    return StoredTask(
+        row.id,
+        row.project_id,
+        row.key,
+        row.purpose,  # type: ignore[arg-type]  # only PURPOSES are written
+        prompt_from_row(row.prompt) if row.prompt else None,
+        row.style,  # type: ignore[arg-type]
+        row.brief,
+        replies,
+        row.state,  # type: ignore[arg-type]
+        row.wanted,
+        row.taken,
+        row.labels,
+        row.skips,
+        row.response,
+        row.explanation,
+    )
+
+
+# -- adding
+
+
+def add_tasks(
+    store: Store, project_id: int, tasks: Iterable[NewTask], *, by: int | None, purpose: Purpose = "work"
+) -> Added:
+    """Add tasks, all or none; those whose prompt's id is there already are passed over, so that an import can
+    be sent twice.
+
+    Raises:
+        Invalid: a task doesn't fit the project; the field names its number from 1, as "task 3".
+        NotFound, Forbidden: there is no such project; `by` is not an admin.
+    """
+    if purpose not in PURPOSES:
+        raise Invalid([Problem("purpose", f"is none of {', '.join(PURPOSES)}")])
+    given = list(islice(tasks, MAX_TASKS + 1))
+    if len(given) > MAX_TASKS:
+        raise Invalid([Problem("", f"there are more than {MAX_TASKS} tasks")])
+    with store.read() as session:
+        kind = get(session, ProjectRow, project_id, "project").kind
+    for number, task in enumerate(given, start=1):
+        check_task(kind, task, purpose, f"task {number}")
+    with store.write() as session:
+        require(session, by, "admin")
+        return _insert(session, store.clock(), project_id, given, purpose, by)
+
+
+def check_task(kind: str, task: NewTask, purpose: Purpose, where: str) -> None:
+    """
+    Raises:
+        Invalid: the task doesn't fit a project of this kind, or holds what can't be kept.
+    """
+    problems: list[Problem] = []
+    if kind == "prompt":
+        if task.prompt is not None or task.style not in STYLES:
+            problems.append(
+                Problem(
+                    where, f"prompts are to be written here: give a brief and a style of {', '.join(STYLES)}"
+                )
+            )
+        if not task.brief.strip() and task.style == "user-based":
+            problems.append(Problem(where, "a user-based prompt needs a brief that names the use case"))
+    elif task.prompt is None:
+        problems.append(Problem(where, "has no prompt"))
+    judged = kind in ("rank", "compare")
+    if task.replies and not judged:
+        problems.append(Problem(where, "has replies, but nothing is judged in this project"))
+    ranked = [one.rank is not None for one in task.replies]
+    if (
+        purpose == "screening"
+        and judged
+        and not (2 <= len(ranked) <= (2 if kind == "compare" else 9) and all(ranked))
+    ):
+        many = "two replies" if kind == "compare" else "two to nine replies"
+        problems.append(Problem(where, f"a screening task needs {many}, each with its known rank"))
+    if any(ranked) and not all(ranked):
+        problems.append(Problem(where, "some replies have a known rank and some have none"))
+    problems += _unstorable(task, where)
+    if problems:
+        raise Invalid(problems)
+
+
+def _unstorable(task: NewTask, where: str) -> list[Problem]:
+    problems: list[Problem] = []
+    said = task.prompt.messages if task.prompt else ()
+    texts = [*(message.content for message in said), task.brief, task.explanation, task.response or ""]
+    try:
+        for value in texts:
+            check_text(value, where, empty=True)
+        if task.prompt:
+            check_text(task.prompt.id, f"{where}, its id", limit=MAX_NAME)
+        for one in task.replies:
+            check_reply(one, where)
+    except Invalid as error:
+        problems += error.problems
+    return problems
+
+
+def check_reply(reply: NewReply, where: str = "") -> None:
+    """
+    Raises:
+        Invalid: it holds what can't be kept, or its known answer can't be one.
+    """
+    check_text(reply.text, where, empty=True)  # a model may well say nothing
+    if reply.model is not None:
+        check_text(reply.model, f"{where}, the model's name", limit=MAX_NAME)
+    if (reply.rank is not None and not 1 <= reply.rank <= 9) or any(
+        flag not in REPLY_FLAGS for flag in reply.flags
+    ):
+        raise Invalid([Problem(where, "a known rank is not from 1 to 9, or there is no such flag")])
+
+
+def _insert(
+    session: Session, now: float, project_id: int, given: Sequence[NewTask], purpose: Purpose, by: int | None
+) -> Added:
+    query = select(ProjectRow).where(ProjectRow.id == project_id).with_for_update(key_share=True)
+    project = session.scalars(query).one()
+    there = set(
+        session.scalars(
+            select(TaskRow.key).where(TaskRow.project_id == project_id, TaskRow.purpose == purpose)
+        )
+    )
+    counter = COUNTERS[purpose]
+    position = getattr(project, counter)
+    rows: list[dict[str, Any]] = []
+    replies: list[tuple[NewReply, ...]] = []
+    for task in given:
+        # A request to write a prompt has no content to be known by; each is one more.
+        key = task.prompt.id if task.prompt else f"write-{position + len(rows) + 1}"
+        if key in there:
+            continue
+        there.add(key)
+        rows.append(_row(project, task, purpose, key, position + len(rows) + 1))
+        replies.append(task.replies)
+    for start in range(0, len(rows), CHUNK):
+        inserted = session.scalars(
+            insert(TaskRow).returning(TaskRow.id, sort_by_parameter_order=True), rows[start : start + CHUNK]
+        ).all()
+        answers = [
+            _reply_row(task_id, place, one)
+            for task_id, several in zip(inserted, replies[start : start + CHUNK], strict=True)
+            for place, one in enumerate(several)
+        ]
+        if answers:
+            session.execute(insert(ReplyRow), answers)
+    setattr(project, counter, position + len(rows))
+    if len(rows) >= CHUNK and session.get_bind().dialect.name == "postgresql":
+        session.execute(text("ANALYZE tasks"))  # else the planner may read all of them for each lease
+    waiting = sum(row["state"] == "waiting" for row in rows)
+    audit.record(
+        session, now, by, "add-tasks", f"project {project_id}", project_id, purpose=purpose, added=len(rows)
+    )
+    return Added(len(rows), len(given) - len(rows), waiting)
+
+
+def _row(project: ProjectRow, task: NewTask, purpose: Purpose, key: str, position: int) -> dict[str, Any]:
+    wanted = project.overlap if purpose == "work" else 0
+    # A screening task shows what it has; its known answer is for just these replies.
+    needed = replies_needed(project) if purpose == "work" else 0
+    return {
+        "project_id": project.id,
+        "purpose": purpose,
+        "position": position,
+        "lane": 1,
+        "key": key,
+        "state": "waiting" if len(task.replies) < needed else "open",
+        "withdrawn": False,
+        "wanted": wanted,
+        "taken": 0,
+        "labels": 0,
+        "skips": 0,
+        "reply_count": len(task.replies),
+        "prompt": to_row(task.prompt) if task.prompt else None,
+        "prompt_hash": prompt_hash(task.prompt) if task.prompt else "",
+        "style": task.style,
+        "brief": task.brief,
+        "response": task.response,
+        "explanation": task.explanation,
+    }
+
+
+def _reply_row(task_id: int, position: int, one: NewReply) -> dict[str, Any]:
+    return {
+        "task_id": task_id,
+        "position": position,
+        "text": one.text,
+        "model": one.model,
+        "known_rank": one.rank,
+        "known_rating": one.rating,
+        "known_flags": list(one.flags),
+    }
+
+
+def add_prompt_tasks(
+    store: Store, project_id: int, count: int, *, style: PromptStyle, brief: str = "", by: int | None
+) -> Added:
+    """`count` requests to write a prompt of one style.
+
+    Raises:
+        Invalid, NotFound, Forbidden: see `add_tasks`.
+    """
+    if not 1 <= count <= MAX_TASKS:
+        raise Invalid([Problem("count", f"is not from 1 to {MAX_TASKS}")])
+    return add_tasks(store, project_id, [NewTask(None, style=style, brief=brief)] * count, by=by)
+
+
+def add_replies(
+    session: Session, task_id: int, project: ProjectRow, replies: Sequence[NewReply], *, again: bool = False
+) -> int:
+    """Put replies behind those that a task has, in this transaction; how many were added.
+
+    A reply that is there with the same text and model is passed over, unless `again`: then it was sampled
+    once more, and is put there as long as the task has fewer replies than it shows.
+    """
+    task = locked_task(session, task_id)
+    if again:
+        new = list(replies)[: max(0, replies_needed(project) - task.reply_count)]
+    else:
+        there = select(ReplyRow.text, ReplyRow.model).where(ReplyRow.task_id == task.id)
+        known = {(text, model) for text, model in session.execute(there)}
+        new = [one for one in dict.fromkeys(replies) if (one.text, one.model) not in known]
+    for place, one in enumerate(new, start=task.reply_count):
+        session.add(ReplyRow(**_reply_row(task.id, place, one)))
+    task.reply_count += len(new)
+    settle(task, replies_needed(project))
+    return len(new)
+
+
+# -- looking
+
+
+def withdraw_task(store: Store, task_id: int, withdrawn: bool, *, by: int | None) -> None:
+    """Give a task to nobody any more, or again. Its labels stay.
+
+    Raises:
+        NotFound, Forbidden: there is no such task; `by` is not an admin.
+    """
+    with store.write() as session:
+        require(session, by, "admin")
+        get(session, TaskRow, task_id, "task")
+        row = locked_task(session, task_id)
+        row.withdrawn, row.lane = withdrawn, 0
+        project = session.get_one(ProjectRow, row.project_id)
+        if row.purpose == "work":
+            settle(row, replies_needed(project))
+        elif row.state != (state := "withdrawn" if withdrawn else "open"):
+            row.state = state
+            counter, step = COUNTERS[row.purpose], -1 if withdrawn else 1
+            setattr(project, counter, getattr(project, counter) + step)
+        action = "withdraw" if withdrawn else "return"
+        audit.record(session, store.clock(), by, action, f"task {row.id}", project.id)
+
+
+def tasks(
+    store: Store,
+    project_id: int,
+    *,
+    by: int | None,
+    after_id: int = 0,
+    limit: int = 50,
+    state: str | None = None,
+    purpose: str | None = None,
+) -> list[StoredTask]:
+    """Tasks in the order in which they were added, `limit` of them after the one with id `after_id`.
+
+    Raises:
+        NotFound, Forbidden: there is no such project; `by` is a labeler.
+    """
+    query = select(TaskRow).where(TaskRow.project_id == project_id, TaskRow.id > after_id)
+    if state is not None:
+        query = query.where(TaskRow.state == state)
+    if purpose is not None:
+        query = query.where(TaskRow.purpose == purpose)
+    with store.read() as session:
+        require(session, by, "reviewer")
+        get(session, ProjectRow, project_id, "project")
+        return [
+            stored_task(session, row)
+            for row in session.scalars(query.order_by(TaskRow.id).limit(limit)).all()
+        ]
+
+
+def task(store: Store, task_id: int, *, by: int | None) -> StoredTask:
+    """
+    Raises:
+        NotFound, Forbidden: there is no such task; `by` is a labeler.
+    """
+    with store.read() as session:
+        require(session, by, "reviewer")
+        return stored_task(session, get(session, TaskRow, task_id, "task"))

@@ -65,6 +65,9 @@ VERBS: dict[str, Verb] = {
     "chat": Verb("generation.chat", "ChatConfig", "run", "talk to a model in the terminal"),
     "serve": Verb("serving.run", "ServeConfig", "run", "serve models behind the OpenAI wire format"),
     "keys": Verb("serving.keys", "KeysConfig", "run", "API keys of `serve`: make, list, revoke"),
+    "label": Verb(
+        "labelling.app.run", "LabelConfig", "run", "collect demonstrations and rankings in the browser"
+    ),
     "eval": Verb(
         "evaluation.compare", "EvalConfig", "run", "win rate of two models, perplexity, sample table"
     ),

@@ -1,0 +1,1 @@
+"""The labelling web app: server-rendered pages over the store; JavaScript only where a form can't do it."""

@@ -26,9 +26,10 @@ from instructgpt.errors import CheckError
 from instructgpt.maths.logprobs import token_logprobs
 from instructgpt.maths.preference import dpo_loss, implicit_rewards
 from instructgpt.maths.ranking import pairwise_accuracy, untied_pairs
+from instructgpt.model.adapter import tokenizer_folder
 from instructgpt.model.heads import LanguageModel
-from instructgpt.model.hf import load_language_model
 from instructgpt.reward_model.comparisons import Comparison, inputs_of, read_comparisons
+from instructgpt.rlhf.networks import Networks
 from instructgpt.rlhf.prepare import prompt_indices
 from instructgpt.runtime.checkpoint import Run, open_run
 from instructgpt.runtime.device import pick_device, pick_dtype, tune_malloc
@@ -75,10 +76,10 @@ def train(config: DPOConfig) -> dict[str, Any]:
     with open_run(config.out, "dpo", config, inputs) as run:
         if run.finished is not None:
             return run.finished
-        tokenizer = Tokenizer.load(source)
-        device, dtype = pick_device(config.device), pick_dtype(config.dtype)
-        reference = load_language_model(source).to(device).requires_grad_(False)
-        policy = load_language_model(run.latest or source).to(device)
+        tokenizer = Tokenizer.load(tokenizer_folder(source))
+        dtype = pick_dtype(config.dtype)
+        networks = Networks(config.ppo, source, run.latest, pick_device(config.device))
+        reference, policy = networks.reference(), networks.policy()
         rankings = read_comparisons(config.rankings, tokenizer, policy.config.context)
         preferences = preferences_of(rankings.train, rankings.train_texts, tokenizer)
         held_out = preferences_of(rankings.held_out, rankings.held_out_texts, tokenizer)

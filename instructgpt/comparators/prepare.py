@@ -9,16 +9,18 @@ from typing import Any
 import torch
 
 from instructgpt.errors import CheckpointError
+from instructgpt.model.adapter import tokenizer_folder
 from instructgpt.model.heads import LanguageModel
-from instructgpt.model.hf import load_language_model, save_model
+from instructgpt.model.hf import save_model
 from instructgpt.rlhf.alarms import Alarms
+from instructgpt.rlhf.networks import Networks
 from instructgpt.rlhf.prepare import PromptSet, load_prompts, special_ids
 from instructgpt.rlhf.settings import PPOConfig
 from instructgpt.runtime.checkpoint import Run
 from instructgpt.runtime.device import pick_device
 from instructgpt.runtime.optim import adamw, optimizer_tensors, restore_optimizer
 from instructgpt.scoring.ask import check_prompts, leaves
-from instructgpt.scoring.reward import Ensemble, Reward, RewardModel, load_reward
+from instructgpt.scoring.reward import Ensemble, Reward, RewardModel
 from instructgpt.text.tokenizer import Tokenizer
 
 _OPTIMIZER = "optimizer."
@@ -48,13 +50,12 @@ def prepare(config: PPOConfig, inputs: dict[str, str | Path], run: Run) -> Parts
     Raises:
         ConfigError, CheckpointError, DataError: an input that is missing, foreign or does not fit the others.
     """
-    device = pick_device(config.device)
     folder = Path(inputs["model"])
-    tokenizer = Tokenizer.load(folder)
-    reference = load_language_model(folder).to(device).requires_grad_(False)
-    policy = load_language_model(run.latest or folder).to(device)
+    tokenizer = Tokenizer.load(tokenizer_folder(folder))
+    networks = Networks(config, folder, run.latest, pick_device(config.device))
+    reference, policy = networks.reference(), networks.policy()
     prompts = load_prompts(config.prompts, tokenizer, reference.config.context, config)
-    reward = load_reward(str(inputs["reward"]), device)
+    reward = networks.reward(str(inputs["reward"]))
     for leaf in leaves(reward):
         if isinstance(leaf, RewardModel | Ensemble) and leaf.tokenizer.fingerprint != tokenizer.fingerprint:
             raise CheckpointError(

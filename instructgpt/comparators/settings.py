@@ -61,6 +61,17 @@ class OnlineConfig:
     """Largest gradient norm; 0 = none."""
     max_skipped: int = 3
     """Optimizer steps in a row, each skipped because a gradient was not finite, that end the run."""
+    lora_rank: int = 0
+    """Train low-rank adapters of this rank over the frozen model instead of all its weights, and save only
+    them; the networks then share what is frozen (docs/lora.md). 0 = train all weights."""
+    lora_alpha: float = 32.0
+    """Adapters are scaled by this / rank."""
+    lora_targets: str = "all"
+    """Layers with adapters: all, attention, mlp, or PEFT's names with commas, as in q_proj,v_proj."""
+    lora_rslora: bool = False
+    """Scale adapters by alpha / square root of the rank (arXiv:2312.03732)."""
+    lora_base: Literal["float32", "int8"] = "float32"
+    """int8 keeps the frozen layers in 8 bits a number."""
     seed: int = 0
     """Decides every random choice."""
     save_every: int = 10
@@ -141,7 +152,8 @@ class GRPOConfig(OnlineConfig):
     clip: float = 0.2
     """Policy ratio is clipped to 1 +- this."""
     beta: float = 0.04
-    """Factor on the KL penalty k3 of each token, beside advantages of deviation 1. [GRPO]: 0.04."""
+    """Factor on the KL penalty k3, beside advantages of deviation 1: PPO's beta over the group's deviation.
+    [GRPO]: 0.04."""
     scale: bool = True
     """Divide by the group's standard deviation; False = Dr. GRPO (arXiv:2503.20783)."""
     average: Literal["reply", "token"] = "reply"
@@ -246,6 +258,17 @@ class DPOConfig:
     """Largest gradient norm; 0 = none."""
     max_skipped: int = 3
     """Optimizer steps in a row, each skipped because a gradient was not finite, that end the run."""
+    lora_rank: int = 0
+    """Train low-rank adapters of this rank over the frozen model instead of all its weights, and save only
+    them; the networks then share what is frozen (docs/lora.md). 0 = train all weights."""
+    lora_alpha: float = 32.0
+    """Adapters are scaled by this / rank."""
+    lora_targets: str = "all"
+    """Layers with adapters: all, attention, mlp, or PEFT's names with commas, as in q_proj,v_proj."""
+    lora_rslora: bool = False
+    """Scale adapters by alpha / square root of the rank (arXiv:2312.03732)."""
+    lora_base: Literal["float32", "int8"] = "float32"
+    """int8 keeps the frozen layers in 8 bits a number."""
     max_length: int = 0
     """Longest prompt with reply in tokens; 0 = the model's context. Longer ones are left out."""
     seed: int = 0
@@ -283,6 +306,12 @@ class DPOConfig:
         return RewardConfig(
             **{field.name: getattr(self, field.name) for field in fields(self) if field.name in known}
         )
+
+    @property
+    def ppo(self) -> PPOConfig:
+        """What PPO's networks need to know: the model and its adapters, if any."""
+        shared = ("model", "seed", "lora_rank", "lora_alpha", "lora_targets", "lora_rslora", "lora_base")
+        return PPOConfig(**{name: getattr(self, name) for name in shared})
 
 
 def _wrong(name: str, value: object, cure: str) -> ConfigError:

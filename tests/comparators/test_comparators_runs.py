@@ -110,7 +110,7 @@ def test_killed_and_resumed_is_the_same_run(finished, config_of, tmp_path, monke
 def test_a_finished_run_is_not_run_again(finished, config_of, monkeypatch) -> None:
     name, out = finished
     module, kind = METHODS[name]
-    monkeypatch.setattr(module, "load_language_model" if name == "dpo" else "prepare", None)
+    monkeypatch.setattr(module, "Networks" if name == "dpo" else "prepare", None)
     assert module.train(config_of(kind, out))["out"] == str(out)
 
 
@@ -158,6 +158,7 @@ ELSEWHERE = {
     "out", "model", "reward", "prompts", "iterations", "data", "validation",  # the run itself
     "max_prompt", "old_logprobs", "eval_every", "keep", "save_every", "max_skipped",  # their own tests
     "max_tokens", "max_active", "micro_tokens", "device",  # test_flags_that_must_change_nothing
+    "lora_rank", "lora_alpha", "lora_targets", "lora_rslora", "lora_base",  # test_adapters_alone_are_trained
     "average",  # test_grpo_is_a_slow_loop_over_tokens: here all replies have one length
 }  # fmt: skip
 
@@ -224,9 +225,41 @@ def test_the_rest_of_the_flags_reach_the_run(config_of, tiny, tmp_path) -> None:
     assert len(list((tmp_path / "b" / "checkpoints").iterdir())) == len(rows) == summary["steps"]
 
 
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_adapters_alone_are_trained(config_of, tmp_path, monkeypatch, name) -> None:
+    """LoRA: only adapters are saved, and a run that was killed goes on to the same ones."""
+    module, kind = METHODS[name]
+    flags = {"lora_rank": 2, "lora_alpha": 4.0, "lora_targets": "attention"}
+    module.train(config_of(kind, tmp_path / "whole", **flags))
+    folder = tmp_path / "whole" / "checkpoints" / "step-000004"
+    trained = load_file(folder / "adapter_model.safetensors")
+    assert not (folder / "model.safetensors").exists()
+    assert all(".lora_" in key and "mlp" not in key for key in trained)
+    assert any(bool(tensor.any()) for key, tensor in trained.items() if "lora_B" in key)
+    config = config_of(kind, tmp_path / "parts", **flags)
+    step, calls = "accumulate" if name == "dpo" else "update", []
+    real = getattr(module, step)
+
+    def killed(*arguments):
+        calls.append(arguments)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    monkeypatch.setattr(module, step, killed)
+    with pytest.raises(KeyboardInterrupt):
+        module.train(config)
+    monkeypatch.setattr(module, step, real)
+    module.train(config)
+    other = load_file(tmp_path / "parts" / "checkpoints" / "step-000004" / "adapter_model.safetensors")
+    torch.testing.assert_close(other, trained, rtol=0.0, atol=0.0)
+
+
 @pytest.mark.parametrize(
     ("kind", "changes", "message"),
     [
+        (RLOOConfig, {"lora_rank": -1}, "--lora-rank is -1"),
+        (DPOConfig, {"lora_rank": -1}, "--lora-rank is -1"),
         (RLOOConfig, {"samples": 1}, "--samples is 1"),
         (RLOOConfig, {"batch": 10, "samples": 4}, "use 8 or 12"),
         (GRPOConfig, {"batch": 2, "samples": 4}, "use 4"),

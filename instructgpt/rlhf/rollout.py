@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -56,12 +57,14 @@ class Episodes:
 
     def sequences(self, rows: Sequence[int] | None = None) -> list[list[int]]:
         """The prompt's ids, then the reply's, of the rows asked for (None = all B)."""
-        chosen = list(range(len(self.prompts)) if rows is None else rows)
-        replies = self.response_ids[chosen].tolist()
-        lengths = self.response_length[chosen].tolist()
+        return self._sequences if rows is None else [self._sequences[row] for row in rows]
+
+    @cached_property
+    def _sequences(self) -> list[list[int]]:
+        """Made once: each round cuts them into micro-batches many times."""
+        replies, lengths = self.response_ids.tolist(), self.response_length.tolist()
         return [
-            [*self.prompt_ids[row], *reply[:n]]
-            for row, reply, n in zip(chosen, replies, lengths, strict=True)
+            [*prompt, *reply[:n]] for prompt, reply, n in zip(self.prompt_ids, replies, lengths, strict=True)
         ]
 
     def texts(self, tokenizer: Tokenizer) -> list[str]:

@@ -16,7 +16,7 @@ from instructgpt.model.heads import ScalarModel
 from instructgpt.model.transformer import Transformer
 from instructgpt.reward_model import comparisons
 from instructgpt.reward_model import train as reward_training
-from instructgpt.rlhf import prepare, rollout, update
+from instructgpt.rlhf import networks, prepare, rollout, update
 from instructgpt.scoring import reward as scoring
 from instructgpt.text.chat import Rendered
 
@@ -140,7 +140,7 @@ def the_reward_head_is_not_loaded_nor_tested(patch: MonkeyPatch) -> None:
 @fault("value_starts_as_the_reward_model")
 def the_value_network_is_not_the_reward_model(patch: MonkeyPatch) -> None:
     """Field fault 20: the documents say so, the code starts elsewhere."""
-    patch.setattr(prepare, "load_scalar_model", _without_head(prepare.load_scalar_model))
+    patch.setattr(networks, "load_scalar_model", _without_head(networks.load_scalar_model))
 
 
 @fault("value_starts_as_the_reward_model", "return_is_score_minus_beta_kl")

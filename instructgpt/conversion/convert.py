@@ -19,15 +19,16 @@ from instructgpt.conversion.mix import is_scalar, mix, open_any
 from instructgpt.conversion.push import push
 from instructgpt.conversion.settings import ConvertConfig
 from instructgpt.errors import CheckpointError, ConfigError, StorageError
+from instructgpt.model.adapter import is_adapter, read_adapter, tokenizer_folder
 from instructgpt.model.config import ModelConfig
 from instructgpt.model.gguf import import_gguf
 from instructgpt.model.gguf_write import export_gguf
 from instructgpt.model.heads import LanguageModel, ScalarModel
-from instructgpt.model.hf import read_hf_config, save_model
+from instructgpt.model.hf import converted, merged, read_hf_config, save_model
 from instructgpt.runtime.checkpoint import final_checkpoint
 from instructgpt.runtime.files import hash_path, write_json
 from instructgpt.scoring.selftest import FILE as SELFTEST
-from instructgpt.scoring.selftest import write_selftest
+from instructgpt.scoring.selftest import check_selftest, write_selftest
 from instructgpt.text.tokenizer import Tokenizer
 
 __all__ = ["ConvertConfig", "convert", "resolve_source"]
@@ -68,6 +69,12 @@ def _sources(config: ConvertConfig) -> list[Path]:
     """The file or folder of --source, or the two of --interpolate."""
     if config.interpolate:
         return [_checkpoint(name, "--interpolate") for name in config.interpolate]
+    if config.merge_lora:
+        adapter = _checkpoint(config.merge_lora, "--merge-lora")
+        if not is_adapter(adapter):
+            cure = "give a folder with adapter_config.json: a checkpoint of a run with --lora-rank"
+            raise CheckpointError("this is no adapter", f"--merge-lora {adapter}", cure)
+        return [adapter]
     if not config.source:
         cure = "write: instructgpt convert --source MODEL.gguf --out runs/base"
         raise ConfigError("--source is missing", where="convert", cure=cure)
@@ -80,6 +87,8 @@ def _make(config: ConvertConfig, sources: list[Path]) -> dict[str, Any]:
     identity["source_hash"] = "+".join(map(_fingerprint, sources))
     if config.interpolate:
         identity |= {"interpolate": list(config.interpolate), "alpha": config.alpha}
+    if config.merge_lora:
+        identity["merge_lora"] = config.merge_lora
     written = ("dtype", "shard_gb") if config.to == "folder" else ("type",)
     identity |= {name: getattr(config, name) for name in written}
     finished = _finished(out, identity)
@@ -124,7 +133,10 @@ def _write(config: ConvertConfig, sources: list[Path], folder: Path) -> ModelCon
     if config.to == "folder":
         return _write_folder(config, sources, folder)
     name, source = Path(config.out).name, sources[0]
-    if any(path.is_dir() and is_scalar(path) for path in sources):
+    if config.merge_lora:
+        _write_folder(config, sources, folder / "model")
+        source = folder / "model"
+    if any(path.is_dir() and is_scalar(path) for path in (sources if not config.merge_lora else [source])):
         raise CheckpointError(
             "this is a reward or value model, which llama.cpp does not run",
             where=", ".join(map(str, sources)),
@@ -144,27 +156,39 @@ def _write_folder(config: ConvertConfig, sources: list[Path], folder: Path) -> M
     if config.interpolate:
         assert config.alpha is not None, "checked with the flags"
         model = mix(*sources, config.alpha).to(dtype)
+    elif config.merge_lora:
+        model = _merged(sources[0], dtype)
     else:
         model = open_any(sources[0], dtype)  # through our own reader: a folder we can't open is refused now
     _save(model, sources[-1], folder, shard_bytes)
     return model.config
 
 
+def _merged(folder: Path, dtype: torch.dtype) -> LanguageModel | ScalarModel:
+    """Base and adapter in one; a reward model proves its head first."""
+    model = merged(read_adapter(folder))
+    if isinstance(model, ScalarModel) and (folder / SELFTEST).is_file():
+        check_selftest(folder, model, Tokenizer.load(tokenizer_folder(folder)))
+    return converted(model, dtype)
+
+
 def _save(model: LanguageModel | ScalarModel, source: Path, out: Path, shard_bytes: int) -> None:
     """Write the model with the tokenizer, template and special ids of `source`."""
+    values = read_adapter(source).special if is_adapter(source) else {}
+    selftest, source = source / SELFTEST, tokenizer_folder(source)
     if not (source / "tokenizer.json").is_file():
         raise CheckpointError(
             "the folder has no tokenizer.json",
             where=str(source),
             cure="put the model's tokenizer.json beside its weights",
         )
-    values = read_hf_config(source)
+    values = values or read_hf_config(source)
     special = {name: values.get(name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
     save_model(model, out, special=special, shard_bytes=shard_bytes)
     for name in _TOKENIZER_FILES:
         if (source / name).is_file():
             shutil.copyfile(source / name, out / name)
-    if isinstance(model, ScalarModel) and (source / SELFTEST).is_file():
+    if isinstance(model, ScalarModel) and selftest.is_file():
         # Of the weights as they were written: rounded to another precision, or of two models, they score
         # differently from the ones that the source's file belongs to.
         write_selftest(out, model.float(), Tokenizer.load(out))
@@ -173,7 +197,7 @@ def _save(model: LanguageModel | ScalarModel, source: Path, out: Path, shard_byt
 def _stage(config: ConvertConfig, sources: list[Path]) -> dict[str, Any]:
     """What made the folder: settings, hashes of the sources, and what made those as far as they say."""
     names = ("first", "second") if config.interpolate else ("source",)
-    kept = ("source", "interpolate", "alpha", "dtype")
+    kept = ("source", "interpolate", "alpha", "merge_lora", "dtype")
     settings = {name: getattr(config, name) for name in kept}
     return {
         "verb": "convert",
@@ -247,7 +271,7 @@ def _finished(out: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
 
 def _fingerprint(source: Path) -> str:
     """Hash of what is read: the file, or the folder's configuration, weights and tokenizer."""
-    names = ("config.json", *_TOKENIZER_FILES, SELFTEST)
+    names = ("config.json", "adapter_config.json", "base.json", *_TOKENIZER_FILES, SELFTEST)
     files = (
         [source]
         if source.is_file()

@@ -25,6 +25,8 @@ class ConvertConfig:
     ids are B's."""
     alpha: float | None = None
     """With --interpolate: 0 is A, 1 is B; outside of that it goes beyond one of them."""
+    merge_lora: str = ""
+    """A LoRA adapter's folder in place of --source: base and adapter as one complete model (docs/lora.md)."""
     out: str = ""
     """Folder to write; with --to gguf the .gguf file. With --push it may be left out: the source goes up as
     it is."""
@@ -77,6 +79,14 @@ class ConvertConfig:
             self._refuse_idle(only, "without --push", "leave it out, or add --push OWNER/NAME")
 
     def _check_interpolation(self) -> None:
+        named = [n for n in ("source", "interpolate", "merge_lora") if getattr(self, n)]
+        if "merge_lora" in named and len(named) > 1:
+            other = "--" + named[0]
+            raise ConfigError(
+                f"{other} and --merge-lora exclude each other",
+                where="--merge-lora",
+                cure=f"leave {other} out",
+            )
         if not self.interpolate:
             self._refuse_idle(("alpha",), "without --interpolate", "leave it out, or add --interpolate A B")
             return

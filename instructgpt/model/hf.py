@@ -9,13 +9,12 @@ loaded. A folder with an adapter loads as the complete model that base and adapt
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -30,6 +29,7 @@ from instructgpt.model.adapter import (
 )
 from instructgpt.model.heads import LanguageModel, ScalarModel
 from instructgpt.model.hf_config import model_config_from_hf, model_config_to_hf
+from instructgpt.model.hf_files import WEIGHTS, read_hf_config, read_tensors
 from instructgpt.model.lora import merge
 from instructgpt.model.names import Entry, Head, body_prefix, name_table
 
@@ -44,11 +44,8 @@ __all__ = [
 ]
 
 Model = TypeVar("Model", LanguageModel, ScalarModel)
-WEIGHTS = "model.safetensors"
 SHARD_BYTES = 5_000_000_000
 """Weights beyond this size are written in parts, each of at most this size (one tensor is never cut)."""
-# Buffers that older versions of transformers stored beside the weights; they hold nothing learned.
-_BUFFERS = re.compile(r"(\.attn\.bias|\.attn\.masked_bias|rotary_emb\.inv_freq)$")
 _SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
@@ -61,18 +58,18 @@ def load_language_model(folder: str | Path, dtype: torch.dtype = torch.float32) 
     """
     folder = Path(folder)
     if is_adapter(folder):
-        merged = _merged(read_adapter(folder))
-        if not isinstance(merged, LanguageModel):
+        complete = merged(read_adapter(folder))
+        if not isinstance(complete, LanguageModel):
             raise CheckpointError(
                 "this is the adapter of a reward or value model",
                 where=str(folder),
                 cure="give the folder of a language model",
             )
-        return _converted(merged, dtype)
+        return converted(complete, dtype)
     config = model_config_from_hf(read_hf_config(folder), where=str(folder / "config.json"))
     with torch.device("meta"):
         model = LanguageModel(config)
-    fill(model, _read_tensors(folder, dtype), folder)
+    fill(model, read_tensors(folder, dtype), folder)
     return model
 
 
@@ -84,15 +81,15 @@ def load_scalar_model(folder: str | Path, dtype: torch.dtype = torch.float32) ->
     """
     folder = Path(folder)
     if is_adapter(folder):
-        merged = _merged(read_adapter(folder))
-        if not isinstance(merged, ScalarModel):
+        complete = merged(read_adapter(folder))
+        if not isinstance(complete, ScalarModel):
             raise CheckpointError(
                 "this adapter has no score.weight: it is no reward or value model, and a fresh head would "
                 "score noise",
                 where=str(folder),
                 cure="train one with `instructgpt reward`, or give its checkpoint folder",
             )
-        return _converted(merged, dtype)
+        return converted(complete, dtype)
     values = read_hf_config(folder)
     config = model_config_from_hf(values, where=str(folder / "config.json"))
     bias = values.get("reward_bias", 0.0)
@@ -104,7 +101,7 @@ def load_scalar_model(folder: str | Path, dtype: torch.dtype = torch.float32) ->
         )
     with torch.device("meta"):
         model = ScalarModel(config)
-    fill(model, _read_tensors(folder, dtype), folder)
+    fill(model, read_tensors(folder, dtype), folder)
     model.reward_bias = torch.tensor(float(bias), dtype=torch.float32)
     return model
 
@@ -163,8 +160,11 @@ def body_of(folder: Path) -> LanguageModel | ScalarModel:
     return load_scalar_model(folder) if is_scalar(read_hf_config(folder)) else load_language_model(folder)
 
 
-def _merged(adapter: Adapter) -> LanguageModel | ScalarModel:
-    """An adapter's base with the adapter in its weights, float32."""
+def merged(adapter: Adapter) -> LanguageModel | ScalarModel:
+    """The complete model that an adapter and its base make together, of either kind, in float32.
+
+    Raises `CheckpointError` when the base is missing, or another one.
+    """
     model = body_of(adapter.base)
     check_base(adapter, fingerprint(adapter.base, model.config), model.config)
     merge(model, model.config, adapter.lora, adapter.tensors)
@@ -180,7 +180,7 @@ def _merged(adapter: Adapter) -> LanguageModel | ScalarModel:
     return scalar
 
 
-def _converted(model: Model, dtype: torch.dtype) -> Model:
+def converted(model: Model, dtype: torch.dtype) -> Model:
     """A model in `dtype`; a scalar model's reward_bias stays float32."""
     for parameter in model.parameters():
         parameter.data = parameter.data.to(dtype)
@@ -215,36 +215,6 @@ def _write_weights(
         _write_json(folder / f"{WEIGHTS}.index.json", index)
 
 
-def read_hf_config(folder: str | Path) -> dict[str, Any]:
-    """Parsed config.json of a model folder. Raises `CheckpointError` when it isn't there or broken."""
-    folder = Path(folder)
-    path = folder / "config.json"
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        if is_adapter(folder):
-            raise CheckpointError(
-                "this folder holds an adapter, not a complete model",
-                where=str(folder),
-                cure="merge it first: instructgpt convert --merge-lora FOLDER --out NEW",
-            ) from error
-        what = "the folder has no config.json" if folder.is_dir() else "there is no such model folder"
-        raise CheckpointError(
-            what,
-            where=str(folder),
-            cure="give a folder with config.json and model.safetensors (a run's checkpoints/step-N)",
-        ) from error
-    except (OSError, ValueError) as error:
-        raise CheckpointError(
-            f"config.json can't be read: {error}", where=str(path), cure="copy the checkpoint again"
-        ) from error
-    if not isinstance(values, dict):
-        raise CheckpointError(
-            "config.json is not a JSON object", where=str(path), cure="copy the checkpoint again"
-        )
-    return values
-
-
 def fill(model: LanguageModel | ScalarModel, stored: dict[str, Tensor], folder: Path) -> None:
     """Give a model made on the meta device its weights, named as in a Hugging Face checkpoint.
 
@@ -275,53 +245,6 @@ def fill(model: LanguageModel | ScalarModel, stored: dict[str, Tensor], folder: 
             del stored[name]  # so that the model is not in memory twice
     model.load_state_dict(state, strict=True, assign=True)
     model.requires_grad_(True)
-
-
-def _read_tensors(folder: Path, dtype: torch.dtype) -> dict[str, Tensor]:
-    tensors: dict[str, Tensor] = {}
-    for path in _weight_files(folder):
-        try:
-            with safe_open(path, framework="pt") as file:
-                for name in file.keys():  # noqa: SIM118 (not a dict)
-                    if not _BUFFERS.search(name):
-                        tensors[name] = file.get_tensor(name).to(dtype)
-        except (OSError, SafetensorError) as error:
-            raise CheckpointError(
-                f"the weights can't be read: {error}",
-                where=str(path),
-                cure="copy the checkpoint again, the file is damaged or cut off",
-            ) from error
-    return tensors
-
-
-def _weight_files(folder: Path) -> list[Path]:
-    """The one file, or the parts that an index names."""
-    if (folder / WEIGHTS).is_file():
-        return [folder / WEIGHTS]
-    index = folder / f"{WEIGHTS}.index.json"
-    if index.is_file():
-        try:
-            parts = sorted({str(part) for part in json.loads(index.read_text())["weight_map"].values()})
-        except (ValueError, KeyError, AttributeError, TypeError) as error:
-            raise CheckpointError(
-                f"the index of the weights can't be read: {error}",
-                where=str(index),
-                cure="copy the checkpoint again",
-            ) from error
-        if any(Path(part).name != part for part in parts):
-            raise CheckpointError(
-                "the index names a file outside its folder",
-                where=str(index),
-                cure="do not use this checkpoint",
-            )
-        return [folder / part for part in parts]
-    pickled = [path.name for path in folder.glob("*.bin")]
-    what = f"only pickled weights ({pickled[0]}) are there" if pickled else f"there is no {WEIGHTS}"
-    raise CheckpointError(
-        what,
-        where=str(folder),
-        cure="give a folder with safetensors weights; pickled files can run code and are never loaded",
-    )
 
 
 def _drop_tied_copy(

@@ -56,7 +56,8 @@ def read_journal(path: str | Path) -> list[dict[str, Any]]:
         DataError: a line is valid JSON and no object.
     """
     rows = []
-    for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), 1):
+    # Not `splitlines`: a text in a row may hold other characters that end lines, such as U+2028.
+    for number, line in enumerate(Path(path).read_bytes().split(b"\n"), 1):
         if not line.strip():
             continue
         try:

@@ -64,6 +64,9 @@ VERBS: dict[str, Verb] = {
     ),
     "chat": Verb("generation.chat", "ChatConfig", "run", "talk to a model in the terminal"),
     "serve": Verb("serving.run", "ServeConfig", "run", "serve models behind the OpenAI wire format"),
+    "data": Verb(
+        "serving.export", "DataConfig", "run", "make training data of what users said: data feedback"
+    ),
     "keys": Verb("serving.keys", "KeysConfig", "run", "API keys of `serve`: make, list, revoke"),
     "label": Verb(
         "labelling.app.run", "LabelConfig", "run", "collect demonstrations and rankings in the browser"

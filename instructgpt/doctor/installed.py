@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from instructgpt import __version__
+from instructgpt.doctor.extras import GIVES, download_mb
 
 _EXTRA = re.compile(r"extra\s*==\s*['\"]([\w-]+)['\"]")
 # Extras for work on this package itself: no user misses anything without them.
@@ -23,23 +24,28 @@ def cores() -> int:
 
 
 def installed(device: torch.device) -> dict[str, Any]:
-    """Names and versions as JSON: `packages` (None = missing) and `missing_extras`: extra -> its missing
-    packages.
+    """Names and versions as JSON.
 
-    Packages are those that the metadata of this installation names; a checkout that was never installed has
-    none.
+    `packages`: name -> version (None = missing), `needed`: those without which nothing runs, `extras`: name
+    -> `gives`, `packages`, `missing`, `download_mb` (of the missing ones; None if unknown). Packages are
+    those that the metadata of this installation names; a checkout that was never installed has none.
     """
     packages: dict[str, str | None] = {}
-    missing: dict[str, list[str]] = {}
+    needed: list[str] = []
+    extras: dict[str, list[str]] = {}
     for requirement in _requirements():
         match = re.match(r"[\w.-]+", requirement)
         name = match[0].lower() if match else requirement
         if name == "instructgpt":  # an extra that includes others
             continue
-        packages[name] = _version(name)
         extra = _EXTRA.search(requirement)
-        if extra and extra[1] not in _FOR_DEVELOPERS and packages[name] is None:
-            missing.setdefault(extra[1], []).append(name)
+        if extra and extra[1] in _FOR_DEVELOPERS:
+            continue
+        packages[name] = _version(name)
+        if extra:
+            extras.setdefault(extra[1], []).append(name)
+        else:
+            needed.append(name)
     return {
         "instructgpt": __version__,
         "python": platform.python_version(),
@@ -49,22 +55,19 @@ def installed(device: torch.device) -> dict[str, Any]:
         "cores": cores(),
         "threads": torch.get_num_threads(),
         "packages": packages,
-        "missing_extras": missing,
+        "needed": needed,
+        "extras": {name: _extra(name, wanted, packages) for name, wanted in extras.items()},
     }
 
 
-def installed_table(found: dict[str, Any]) -> str:
-    """The same for a terminal."""
-    rows = [(name, str(found[name])) for name in ("instructgpt", "python", "system")]
-    rows.append(("device", f"{found['device']} ({found['device_name']})"))
-    rows.append(("cores, threads", f"{found['cores']}, {found['threads']}"))
-    rows += [(name, version or "missing") for name, version in sorted(found["packages"].items())]
-    lines = [f"{name:<18} {value}" for name, value in rows]
-    for extra, names in sorted(found["missing_extras"].items()):
-        lines.append(f"extra {extra!r} lacks {', '.join(names)}: pip install 'instructgpt[{extra}]'")
-    if not found["packages"]:
-        lines.append("this checkout is not installed: pip install --editable . names what it needs")
-    return "\n".join(lines)
+def _extra(name: str, wanted: list[str], packages: dict[str, str | None]) -> dict[str, Any]:
+    missing = [package for package in wanted if packages[package] is None]
+    return {
+        "gives": GIVES.get(name, ""),
+        "packages": wanted,
+        "missing": missing,
+        "download_mb": download_mb(missing),
+    }
 
 
 def _requirements() -> list[str]:

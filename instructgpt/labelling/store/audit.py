@@ -40,6 +40,7 @@ def record(
     action: str,
     subject: str,
     project_id: int | None = None,
+    /,
     **detail: Any,
 ) -> None:
     """Add an entry to the transaction that changes the state."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import secrets
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,7 +19,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
-from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy import Connection, Engine, create_engine, event, select, text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DatabaseError, SQLAlchemyError
 from sqlalchemy.orm import Session
@@ -30,6 +31,9 @@ from instructgpt.labelling.store.tables import Base, SecretRow
 
 DEFAULT_URL = "sqlite:///labelling.db"
 BUSY_MILLISECONDS = 30_000
+WAL_TRIES = 100
+SECRETS = "secrets"
+"""Where a session finds the secrets that this process has read before; they never change."""
 MIGRATIONS = Path(__file__).parent / "migrations"
 UPGRADE_LOCK = 7_203_715_502
 """PostgreSQL's advisory lock under which one process at a time upgrades; any number that is ours."""
@@ -51,11 +55,12 @@ class Store:
     url: str
     hasher: argon2.PasswordHasher
     _one_writer: contextlib.AbstractContextManager[object] = field(repr=False)
+    _secrets: dict[str, bytes] = field(default_factory=dict, repr=False)
 
     @contextlib.contextmanager
     def read(self) -> Iterator[Session]:
         """A transaction that sees one moment and changes nothing."""
-        with Session(self.engine) as session:
+        with Session(self.engine, info={SECRETS: self._secrets}) as session:
             yield session
             session.rollback()
 
@@ -66,7 +71,8 @@ class Store:
         SQLite has one writer at a time. Threads of this process queue for it here, in turn, since SQLite's
         own way is to sleep and try again, which starves some of many.
         """
-        with self._one_writer, Session(self.engine.execution_options(begin="IMMEDIATE")) as session:
+        engine = self.engine.execution_options(begin="IMMEDIATE")
+        with self._one_writer, Session(engine, info={SECRETS: self._secrets}) as session:
             yield session
             session.commit()
 
@@ -101,8 +107,14 @@ def open_store(
             if sqlite
             else create_engine(parsed, pool_size=10, max_overflow=54, pool_pre_ping=True)
         )
-        upgrade(engine)
-    except (SQLAlchemyError, OSError) as error:
+        try:
+            if sqlite:
+                _write_ahead(engine)
+            upgrade(engine)
+        except BaseException:
+            engine.dispose()
+            raise
+    except (SQLAlchemyError, sqlite3.Error, OSError) as error:
         cause = str(getattr(error, "orig", None) or error).splitlines()[0]
         cure = (
             "look at the file's folder and permissions"
@@ -150,7 +162,6 @@ def _sqlite(url: URL) -> Engine:
         connection.isolation_level = None  # type: ignore[attr-defined]  # we say BEGIN ourselves
         cursor = connection.cursor()  # type: ignore[attr-defined]
         cursor.execute(f"PRAGMA busy_timeout = {BUSY_MILLISECONDS}")
-        cursor.execute("PRAGMA journal_mode = WAL")
         cursor.execute("PRAGMA synchronous = FULL")  # a commit is on the disk when it returns
         cursor.execute("PRAGMA foreign_keys = ON")
         cursor.close()
@@ -161,6 +172,22 @@ def _sqlite(url: URL) -> Engine:
         connection.exec_driver_sql(f"BEGIN {connection.get_execution_options().get('begin', 'DEFERRED')}")
 
     return engine
+
+
+def _write_ahead(engine: Engine) -> None:
+    """Put the file into WAL mode, in which it stays. Of several that want to at once SQLite refuses all but
+    one, without waiting."""
+    for left in range(WAL_TRIES, -1, -1):
+        connection = engine.raw_connection()
+        try:
+            connection.cursor().execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or not left:
+                raise
+        finally:
+            connection.close()
+        time.sleep(0.1)
 
 
 # -- migrations
@@ -226,23 +253,34 @@ def health(store: Store) -> None:
 def store_secret(store: Store, name: str) -> bytes:
     """32 random bytes under this name, made at first use and the same ever after."""
     with store.read() as session:
-        found = session.get(SecretRow, name)
-        if found:
-            return found.value
+        found = _known_secret(session, name)
+    if found is not None:
+        return found
     with store.write() as session:
         return secret(session, name)
 
 
+def _known_secret(session: Session, name: str) -> bytes | None:
+    seen: dict[str, bytes] = session.info[SECRETS]
+    if name not in seen:
+        found = session.scalars(select(SecretRow.value).where(SecretRow.name == name)).first()
+        if found is None:
+            return None
+        seen[name] = found
+    return seen[name]
+
+
 def secret(session: Session, name: str) -> bytes:
-    """As `store_secret`, within a writing transaction."""
-    found = session.get(SecretRow, name)
-    if not found:
+    """As `store_secret`, within a transaction; a writing one if it may be the first use."""
+    found = _known_secret(session, name)
+    if found is None:
         serialise(session, f"secret:{name}")  # two that both find nothing must not both make one
-        found = session.get(SecretRow, name, populate_existing=True)
-        if not found:
-            found = SecretRow(name=name, value=secrets.token_bytes(32))
-            session.add(found)
-    return found.value
+        found = _known_secret(session, name)
+    if found is None:
+        found = secrets.token_bytes(32)
+        session.add(SecretRow(name=name, value=found))
+        session.flush()
+    return found
 
 
 def serialise(session: Session, name: str) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import Any, Literal, get_args
 
@@ -338,18 +338,19 @@ def fits_style(answer: PromptAnswer, style: PromptStyle) -> None:
 
 
 def with_keys(answer: Answer, keys: Mapping[str, str]) -> Answer:
-    """The answer with the keys of its replies changed, in the order of `keys`' values sorted as numbers where
-    they are.
+    """The answer with other keys for its replies, judged in the order of `keys`.
+
+    Args:
+        answer: whatever is no judgement of replies is given back as it is.
+        keys: the old key of each reply and its new one.
 
     Raises:
         Invalid: it doesn't judge exactly these replies.
     """
     if isinstance(answer, DemonstrationAnswer | PromptAnswer):
         return answer
-    if {one.reply for one in answer.judgements} != set(keys):
+    given = {one.reply: one for one in answer.judgements}
+    if set(given) != set(keys):
         raise Invalid([Problem("judgements", f"not exactly the {len(keys)} replies of this task are judged")])
-    judged = [Judgement(keys[one.reply], one.rank, one.rating, one.flags) for one in answer.judgements]
-    judged.sort(key=lambda one: (len(one.reply), one.reply))
-    if isinstance(answer, RankAnswer):
-        return RankAnswer(tuple(judged), answer.all_bad, answer.prompt_flags, answer.note)
-    return CompareAnswer(tuple(judged), answer.note)
+    judged = tuple(replace(given[old], reply=new) for old, new in keys.items())
+    return replace(answer, judgements=judged)

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from hashlib import blake2b
 from typing import Any, Literal
 
@@ -21,7 +22,13 @@ from instructgpt.labelling.store import audit
 from instructgpt.labelling.store.access import labeler
 from instructgpt.labelling.store.database import Store, get, secret
 from instructgpt.labelling.store.form import Kind, PromptStyle
-from instructgpt.labelling.store.leases import locked_assignment, replies_needed, return_expired, take_slot
+from instructgpt.labelling.store.leases import (
+    locked_assignment,
+    locked_task,
+    replies_needed,
+    return_expired,
+    take_slot,
+)
 from instructgpt.labelling.store.members import locked_member
 from instructgpt.labelling.store.projects import DAY
 from instructgpt.labelling.store.refusals import Conflict, Forbidden, Invalid, NotFound, Problem, QuotaReached
@@ -91,23 +98,39 @@ def next_task(store: Store, person_id: int, project_id: int) -> Lease | None:
         QuotaReached: they have done as much as is asked.
     """
     return_expired(store)
+    wait = False
+    while (found := _try(store, person_id, project_id, wait)) is _Outcome.AGAIN:
+        wait = True
+    return found
+
+
+class _Outcome(Enum):
+    """AGAIN: something has changed, and another transaction has to look at it."""
+
+    AGAIN = "again"
+
+
+def _try(store: Store, person_id: int, project_id: int, wait: bool) -> Lease | Literal[_Outcome.AGAIN] | None:
     now = store.clock()
     with store.write() as session:
         person = labeler(session, person_id)
         project = get(session, ProjectRow, project_id, "project")
         member = locked_member(session, project, person)
         held = _running(session, project, person)
-        decided = False
         if held is None:
             _may_begin(project, member, now)
             if project.screening_tasks and member.screening == "pending":
                 held = _lease_screening(session, project, member, now)
-                decided = held is None and decide(session, project, member, now)
+                if held is None and decide(session, project, member, now):
+                    # The last tasks of a test were withdrawn: what the rest comes to is kept, then told.
+                    return _Outcome.AGAIN
             else:
-                held = _lease_work(session, project, member, now)
-        found = None if held is None else shown(session, held, member)
-    # The last tasks of a test were withdrawn: what the rest comes to is kept before it is told.
-    return next_task(store, person_id, project_id) if decided else found
+                task = _waited_for(session, project, member) if wait else _free(session, project, member)
+                if task is _Outcome.AGAIN:
+                    return task
+                if task is not None:
+                    held = _lease_work(session, project, member, task, now)
+        return None if held is None else shown(session, held, member)
 
 
 def _running(session: Session, project: ProjectRow, person: PersonRow) -> AssignmentRow | None:
@@ -158,34 +181,63 @@ def screening_left(project: ProjectRow, member: MemberRow) -> Select[tuple[TaskR
     )
 
 
-def _lease_work(session: Session, project: ProjectRow, member: MemberRow, now: float) -> AssignmentRow | None:
+def _searches(project: ProjectRow, member: MemberRow) -> Iterator[Select[tuple[TaskRow]]]:
+    """Where the next task is looked for: what came back, what is new to all, what was passed by."""
     seen = select(AssignmentRow.id).where(
         AssignmentRow.task_id == TaskRow.id,
         AssignmentRow.person_id == member.person_id,
         AssignmentRow.round == 0,
     )
     waiting = select(TaskRow).where(
-        TaskRow.project_id == project.id, TaskRow.purpose == "work", TaskRow.state == "open", ~seen.exists()
+        TaskRow.project_id == project.id,
+        TaskRow.purpose == "work",
+        TaskRow.state == "open",
+        ~seen.exists(),
     )
-    searches = (
+    for part in (
         waiting.where(TaskRow.lane == 0),
         waiting.where(TaskRow.lane == 1, TaskRow.position > member.cursor),
         waiting.where(TaskRow.lane == 1, TaskRow.position <= member.cursor),
-    )
-    # First the tasks that nobody is taking at this moment; only if none is left, wait for what becomes of
-    # those.
-    for skip_locked in (True, False):
-        for search in searches:
-            query = search.order_by(TaskRow.position).limit(1).with_for_update(skip_locked=skip_locked)
-            task = session.scalars(query.execution_options(populate_existing=True)).first()
-            if task is not None:
-                if task.lane == 1:
-                    member.cursor = max(member.cursor, task.position)
-                take_slot(session, task, project)
-                return _give(session, project, member, task, now, now + 60 * project.lease_minutes)
-        if session.get_bind().dialect.name == "sqlite":
-            break  # nobody else is taking any
+    ):
+        yield part.order_by(TaskRow.position).limit(1)
+
+
+def _free(
+    session: Session, project: ProjectRow, member: MemberRow
+) -> TaskRow | Literal[_Outcome.AGAIN] | None:
+    """A task, locked, that nobody is taking at this moment. AGAIN if there is none: it remains to be seen
+    what becomes of those that are being taken."""
+    for search in _searches(project, member):
+        query = search.with_for_update(skip_locked=True).execution_options(populate_existing=True)
+        task = session.scalars(query).first()
+        if task is not None:
+            return task
+    return None if session.get_bind().dialect.name == "sqlite" else _Outcome.AGAIN
+
+
+def _waited_for(
+    session: Session, project: ProjectRow, member: MemberRow
+) -> TaskRow | Literal[_Outcome.AGAIN] | None:
+    """The first task that looks free, waited for until nobody else holds it; AGAIN if it isn't free then.
+
+    PostgreSQL keeps the lock on a row that no longer fits, so that a query which waits for several, or waits
+    behind one that has skipped some, can end in a deadlock. This waits for one, in a transaction of its own.
+    """
+    for search in _searches(project, member):
+        task = session.scalars(search).first()
+        if task is not None:
+            task = locked_task(session, task.id)
+            return task if task.state == "open" else _Outcome.AGAIN
     return None
+
+
+def _lease_work(
+    session: Session, project: ProjectRow, member: MemberRow, task: TaskRow, now: float
+) -> AssignmentRow:
+    if task.lane == 1:
+        member.cursor = max(member.cursor, task.position)
+    take_slot(session, task, project)
+    return _give(session, project, member, task, now, now + 60 * project.lease_minutes)
 
 
 def _give(

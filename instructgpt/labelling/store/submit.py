@@ -164,7 +164,8 @@ def _checked(project: ProjectRow, task: TaskRow, answer: Answer) -> Answer:
 
 
 def _by_position(session: Session, held: AssignmentRow, answer: Answer) -> Answer:
-    return with_keys(answer, {reply.key: str(position) for reply, position in shown_replies(session, held)})
+    replies = sorted(shown_replies(session, held), key=lambda pair: pair[1])
+    return with_keys(answer, {reply.key: str(position) for reply, position in replies})
 
 
 def _receipt(session: Session, held: AssignmentRow, token: str) -> Receipt:

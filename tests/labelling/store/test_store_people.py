@@ -173,7 +173,9 @@ def test_two_at_once_make_one_account_of_an_invitation(store: Store, admin: Pers
     assert len(people.people(store, by=None)) == 2
 
 
-def test_an_invitation_for_somebody_sets_their_password_and_ends_their_sessions(store: Store, admin: Person) -> None:
+def test_an_invitation_for_somebody_sets_their_password_and_ends_their_sessions(
+    store: Store, admin: Person
+) -> None:
     ann = people.create_person(store, "Ann", GOOD, "labeler", by=admin.id)
     cookie, _ = sessions.log_in(store, "Ann", GOOD, "::1")
     token, _ = invitations.invite(store, "admin", by=admin.id, person_id=ann.id)
@@ -279,7 +281,9 @@ def test_an_address_is_limited_over_all_names(store: Store, admin: Person) -> No
     assert sessions.log_in(store, "Root", GOOD, "10.0.0.2", limits=limits)[1].person == admin
 
 
-def test_a_right_password_clears_the_account_and_costs_the_address_nothing(store: Store, admin: Person) -> None:
+def test_a_right_password_clears_the_account_and_costs_the_address_nothing(
+    store: Store, admin: Person
+) -> None:
     limits = LoginLimits(per_account=3, per_address=4)
     for _ in range(5):
         with pytest.raises(LoginRefused):

@@ -24,10 +24,11 @@ from instructgpt.labelling.store.access import require
 from instructgpt.labelling.store.database import Store, get
 from instructgpt.labelling.store.form import check_text
 from instructgpt.labelling.store.leases import replies_needed
-from instructgpt.labelling.store.queue import messages_of
+from instructgpt.labelling.store.new_tasks import NewReply
 from instructgpt.labelling.store.refusals import Invalid
+from instructgpt.labelling.store.shown import messages_of
 from instructgpt.labelling.store.tables import ProjectRow, TaskRow
-from instructgpt.labelling.store.tasks import NewReply, add_replies
+from instructgpt.labelling.store.tasks import add_replies
 from instructgpt.scoring.post import Address, Failure, Line
 from instructgpt.text.chat import Message
 

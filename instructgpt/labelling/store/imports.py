@@ -20,19 +20,11 @@ from instructgpt.labelling.store import audit
 from instructgpt.labelling.store.access import require
 from instructgpt.labelling.store.database import Store, get
 from instructgpt.labelling.store.leases import replies_needed
+from instructgpt.labelling.store.new_tasks import NewReply, NewTask, Purpose, check_reply, check_task
 from instructgpt.labelling.store.prompts import prompt_hash
 from instructgpt.labelling.store.refusals import Invalid
 from instructgpt.labelling.store.tables import ProjectRow, TaskRow
-from instructgpt.labelling.store.tasks import (
-    Added,
-    NewReply,
-    NewTask,
-    Purpose,
-    add_replies,
-    add_tasks,
-    check_reply,
-    check_task,
-)
+from instructgpt.labelling.store.tasks import Added, add_replies, add_tasks
 
 MAX_UPLOAD = 64 * 1024 * 1024
 BATCH = 500

@@ -10,9 +10,7 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from enum import Enum
-from hashlib import blake2b
 from typing import Any, Literal
 
 from sqlalchemy import Select, select
@@ -20,8 +18,7 @@ from sqlalchemy.orm import Session
 
 from instructgpt.labelling.store import audit
 from instructgpt.labelling.store.access import labeler
-from instructgpt.labelling.store.database import Store, get, secret
-from instructgpt.labelling.store.form import Kind, PromptStyle
+from instructgpt.labelling.store.database import Store, get
 from instructgpt.labelling.store.leases import (
     locked_assignment,
     locked_task,
@@ -33,6 +30,7 @@ from instructgpt.labelling.store.members import locked_member
 from instructgpt.labelling.store.projects import DAY
 from instructgpt.labelling.store.refusals import Conflict, Forbidden, Invalid, NotFound, Problem, QuotaReached
 from instructgpt.labelling.store.screening import decide
+from instructgpt.labelling.store.shown import Lease, ShownReply, screening_left, shown, shuffled
 from instructgpt.labelling.store.tables import (
     AssignmentRow,
     MemberRow,
@@ -41,51 +39,20 @@ from instructgpt.labelling.store.tables import (
     ReplyRow,
     TaskRow,
 )
-from instructgpt.text.chat import Message
 
-__all__ = ["Lease", "ShownReply", "lease", "next_task", "renew", "return_expired", "save_draft"]
+__all__ = [
+    "Lease",
+    "ShownReply",
+    "lease",
+    "next_task",
+    "renew",
+    "return_expired",
+    "save_draft",
+]
 
 MAX_LENGTHS = 8
 """Signs of life keep a task for at most this many lease lengths after it was given out."""
 MAX_DRAFT = 512 * 1024
-
-
-@dataclass(frozen=True)
-class ShownReply:
-    """A reply as a labeler sees it: neither its model nor its place in the database can be told from the
-    key."""
-
-    key: str
-    text: str
-
-
-@dataclass(frozen=True)
-class Lease:
-    """A task in a labeler's hands.
-
-    Attributes:
-        token: what `submit`, `skip`, `renew` and `save_draft` are called with; one for this task and labeler.
-        messages: the prompt; empty where a prompt is to be written, then `brief` says about what.
-        replies: in this labeler's own order, the same each time.
-        expires_at: None for a screening task, which waits.
-        draft: what `save_draft` kept last.
-        screening_left: screening tasks still to do, with this one; 0 for real work.
-    """
-
-    assignment_id: int
-    token: str
-    project_id: int
-    kind: Kind
-    purpose: Literal["work", "screening"]
-    messages: tuple[Message, ...]
-    category: str | None
-    style: PromptStyle
-    brief: str
-    replies: tuple[ShownReply, ...]
-    leased_at: float
-    expires_at: float | None
-    draft: Any | None
-    screening_left: int
 
 
 def next_task(store: Store, person_id: int, project_id: int) -> Lease | None:
@@ -165,23 +132,7 @@ def _lease_screening(
     return None if task is None else _give(session, project, member, task, now, None)
 
 
-def screening_left(project: ProjectRow, member: MemberRow) -> Select[tuple[TaskRow]]:
-    """The screening tasks that a member has not answered in the present round."""
-    answered = select(AssignmentRow.id).where(
-        AssignmentRow.task_id == TaskRow.id,
-        AssignmentRow.person_id == member.person_id,
-        AssignmentRow.round == member.screening_round,
-        AssignmentRow.state != "leased",
-    )
-    return select(TaskRow).where(
-        TaskRow.project_id == project.id,
-        TaskRow.purpose == "screening",
-        TaskRow.state == "open",
-        ~answered.exists(),
-    )
-
-
-def _searches(project: ProjectRow, member: MemberRow) -> Iterator[Select[tuple[TaskRow]]]:
+def _searches(project: ProjectRow, member: MemberRow) -> Iterator[Select[TaskRow]]:
     """Where the next task is looked for: what came back, what is new to all, what was passed by."""
     seen = select(AssignmentRow.id).where(
         AssignmentRow.task_id == TaskRow.id,
@@ -256,7 +207,7 @@ def _give(
         round=member.screening_round if task.purpose == "screening" else 0,
         state="leased",
         token=secrets.token_urlsafe(24),
-        shown=_shuffled(session, _replies(session, task, project), member.person_id),
+        shown=shuffled(session, _replies(session, task, project), member.person_id),
         leased_at=now,
         expires_at=expires_at,
     )
@@ -273,62 +224,6 @@ def _replies(session: Session, task: TaskRow, project: ProjectRow) -> Sequence[R
         return []
     query = select(ReplyRow).where(ReplyRow.task_id == task.id).order_by(ReplyRow.position)
     return session.scalars(query.limit(None if task.purpose == "screening" else needed)).all()
-
-
-def _keyed(key: bytes, purpose: str, person_id: int, reply_id: int) -> str:
-    return blake2b(f"{purpose}:{person_id}:{reply_id}".encode(), key=key, digest_size=8).hexdigest()
-
-
-def _shuffled(session: Session, replies: Sequence[ReplyRow], person_id: int) -> list[int]:
-    """Positions of the replies in the order in which this person sees them."""
-    key = secret(session, "replies") if replies else b""
-    return [one.position for one in sorted(replies, key=lambda one: _keyed(key, "order", person_id, one.id))]
-
-
-def shown_replies(session: Session, held: AssignmentRow) -> tuple[tuple[ShownReply, int], ...]:
-    """The replies of an assignment in the order in which its labeler sees them, each with its stored
-    position."""
-    if not held.shown:
-        return ()
-    key = secret(session, "replies")
-    rows = session.scalars(select(ReplyRow).where(ReplyRow.task_id == held.task_id)).all()
-    by_position = {one.position: one for one in rows}
-    found = [by_position[position] for position in held.shown]
-    return tuple(
-        (ShownReply(_keyed(key, "key", held.person_id, one.id), one.text), one.position) for one in found
-    )
-
-
-def shown(session: Session, held: AssignmentRow, member: MemberRow) -> Lease:
-    """What the labeler sees of an assignment."""
-    project, task = session.get_one(ProjectRow, held.project_id), session.get_one(TaskRow, held.task_id)
-    left = len(session.scalars(screening_left(project, member)).all()) if held.purpose == "screening" else 0
-    return Lease(
-        assignment_id=held.id,
-        token=held.token,
-        project_id=project.id,
-        kind=project.kind,  # type: ignore[arg-type]  # only KINDS are written
-        purpose=held.purpose,  # type: ignore[arg-type]
-        messages=messages_of(task),
-        category=(task.prompt or {}).get("category"),
-        style=task.style,  # type: ignore[arg-type]
-        brief=task.brief,
-        replies=tuple(reply for reply, _ in shown_replies(session, held)),
-        leased_at=held.leased_at,
-        expires_at=held.expires_at,
-        draft=held.draft["value"] if held.draft else None,
-        screening_left=left,
-    )
-
-
-def messages_of(task: TaskRow) -> tuple[Message, ...]:
-    """The prompt of a task; nothing where one is to be written."""
-    if task.prompt is None:
-        return ()
-    prompt = task.prompt["prompt"]
-    if isinstance(prompt, str):
-        return (Message("user", prompt),)
-    return tuple(Message(turn["role"], turn["content"]) for turn in prompt)
 
 
 def lease(store: Store, person_id: int, assignment_id: int) -> Lease:

@@ -28,16 +28,10 @@ from instructgpt.labelling.store.form import (
 )
 from instructgpt.labelling.store.leases import free_slot, locked_assignment, locked_task, take_slot
 from instructgpt.labelling.store.projects import DAY
-from instructgpt.labelling.store.queue import (
-    ShownReply,
-    lease_lost,
-    messages_of,
-    own_assignment,
-    plausible,
-    shown_replies,
-)
+from instructgpt.labelling.store.queue import lease_lost, own_assignment, plausible
 from instructgpt.labelling.store.refusals import Conflict, Invalid, NotFound, Problem
 from instructgpt.labelling.store.screening import after_answer, score_of
+from instructgpt.labelling.store.shown import ShownReply, messages_of, shown_replies
 from instructgpt.labelling.store.tables import AssignmentRow, LabelRow, MemberRow, ProjectRow, TaskRow
 from instructgpt.text.chat import Message
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from sqlalchemy import insert, select, text
 from sqlalchemy.orm import Session
@@ -23,51 +23,33 @@ from instructgpt.data.records import Prompt, to_row
 from instructgpt.labelling.store import audit
 from instructgpt.labelling.store.access import require
 from instructgpt.labelling.store.database import Store, get
-from instructgpt.labelling.store.form import REPLY_FLAGS, STYLES, PromptStyle, check_text
+from instructgpt.labelling.store.form import PromptStyle
 from instructgpt.labelling.store.leases import locked_task, replies_needed, settle
+from instructgpt.labelling.store.new_tasks import PURPOSES, NewReply, NewTask, Purpose, check_task
 from instructgpt.labelling.store.prompts import prompt_from_row, prompt_hash
 from instructgpt.labelling.store.refusals import Invalid, Problem
 from instructgpt.labelling.store.tables import ProjectRow, ReplyRow, TaskRow
 
-Purpose = Literal["work", "screening", "onboarding"]
-PURPOSES: tuple[Purpose, ...] = get_args(Purpose)
+__all__ = [
+    "Added",
+    "NewReply",
+    "NewTask",
+    "Purpose",
+    "StoredReply",
+    "StoredTask",
+    "add_prompt_tasks",
+    "add_replies",
+    "add_tasks",
+    "stored_task",
+    "task",
+    "tasks",
+    "withdraw_task",
+]
+
 COUNTERS = {"work": "tasks", "screening": "screening_tasks", "onboarding": "examples"}
 """The column of a project that counts its tasks of each purpose."""
 MAX_TASKS = 1_000_000
-MAX_NAME = 200
-"""Longest id of a prompt and name of a model."""
 CHUNK = 1_000
-
-
-@dataclass(frozen=True)
-class NewReply:
-    """A model's reply; `rank`, `rating` and `flags` are the known answer of a screening task or an
-    example."""
-
-    text: str
-    model: str | None = None
-    rank: int | None = None
-    rating: float | None = None
-    flags: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class NewTask:
-    """A task to be added.
-
-    Attributes:
-        prompt: None where a prompt is to be written.
-        style, brief: of the prompt to be written; the brief is shown to the labeler as it is.
-        response: the model answer of an onboarding demonstration.
-        explanation: why the known answer is right, shown with an example.
-    """
-
-    prompt: Prompt | None
-    replies: tuple[NewReply, ...] = ()
-    style: PromptStyle = "plain"
-    brief: str = ""
-    response: str | None = None
-    explanation: str = ""
 
 
 @dataclass(frozen=True)
@@ -177,71 +159,6 @@ def add_tasks(
     with store.write() as session:
         require(session, by, "admin")
         return _insert(session, store.clock(), project_id, given, purpose, by)
-
-
-def check_task(kind: str, task: NewTask, purpose: Purpose, where: str) -> None:
-    """
-    Raises:
-        Invalid: the task doesn't fit a project of this kind, or holds what can't be kept.
-    """
-    problems: list[Problem] = []
-    if kind == "prompt":
-        if task.prompt is not None or task.style not in STYLES:
-            problems.append(
-                Problem(
-                    where, f"prompts are to be written here: give a brief and a style of {', '.join(STYLES)}"
-                )
-            )
-        if not task.brief.strip() and task.style == "user-based":
-            problems.append(Problem(where, "a user-based prompt needs a brief that names the use case"))
-    elif task.prompt is None:
-        problems.append(Problem(where, "has no prompt"))
-    judged = kind in ("rank", "compare")
-    if task.replies and not judged:
-        problems.append(Problem(where, "has replies, but nothing is judged in this project"))
-    ranked = [one.rank is not None for one in task.replies]
-    if (
-        purpose == "screening"
-        and judged
-        and not (2 <= len(ranked) <= (2 if kind == "compare" else 9) and all(ranked))
-    ):
-        many = "two replies" if kind == "compare" else "two to nine replies"
-        problems.append(Problem(where, f"a screening task needs {many}, each with its known rank"))
-    if any(ranked) and not all(ranked):
-        problems.append(Problem(where, "some replies have a known rank and some have none"))
-    problems += _unstorable(task, where)
-    if problems:
-        raise Invalid(problems)
-
-
-def _unstorable(task: NewTask, where: str) -> list[Problem]:
-    problems: list[Problem] = []
-    said = task.prompt.messages if task.prompt else ()
-    texts = [*(message.content for message in said), task.brief, task.explanation, task.response or ""]
-    try:
-        for value in texts:
-            check_text(value, where, empty=True)
-        if task.prompt:
-            check_text(task.prompt.id, f"{where}, its id", limit=MAX_NAME)
-        for one in task.replies:
-            check_reply(one, where)
-    except Invalid as error:
-        problems += error.problems
-    return problems
-
-
-def check_reply(reply: NewReply, where: str = "") -> None:
-    """
-    Raises:
-        Invalid: it holds what can't be kept, or its known answer can't be one.
-    """
-    check_text(reply.text, where, empty=True)  # a model may well say nothing
-    if reply.model is not None:
-        check_text(reply.model, f"{where}, the model's name", limit=MAX_NAME)
-    if (reply.rank is not None and not 1 <= reply.rank <= 9) or any(
-        flag not in REPLY_FLAGS for flag in reply.flags
-    ):
-        raise Invalid([Problem(where, "a known rank is not from 1 to 9, or there is no such flag")])
 
 
 def _insert(

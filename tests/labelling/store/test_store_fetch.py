@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from instructgpt.data.records import Prompt
 from instructgpt.errors import ConfigError, DataError, ServiceError
 from instructgpt.labelling.store import fetch, tasks
 from instructgpt.labelling.store.database import Store
@@ -74,7 +75,7 @@ def served() -> Iterator[Served]:
 def project(store: Store, make_project: Make) -> Project:
     """Three prompts that have no replies yet, and want four."""
     made = make_project(0, replies=4)
-    given = [tasks.NewTask(prompt) for prompt in map(tasks.Prompt.of, ("a", "b", "c"))]
+    given = [tasks.NewTask(prompt) for prompt in map(Prompt.of, ("a", "b", "c"))]
     tasks.add_tasks(store, made.id, given, by=None)
     return made
 
@@ -149,7 +150,7 @@ def test_single_failures_are_told_and_passed_over(store: Store, project: Project
     )
     done = fetch_replies(store, project.id, [ReplyServer(served.url, "m", parallel=1)], by=None)
     assert (done.replies, done.tasks, len(done.failed)) == (8, 2, 4)
-    assert {key for key, _ in done.failed} == {tasks.Prompt.of("b").id} and "400" in done.failed[0][1]
+    assert {key for key, _ in done.failed} == {Prompt.of("b").id} and "400" in done.failed[0][1]
 
 
 def test_a_reply_with_a_nul_is_a_failure_not_a_fault(store: Store, project: Project, served: Served) -> None:

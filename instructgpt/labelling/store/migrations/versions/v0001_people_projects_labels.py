@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import sqlalchemy as sa
 from alembic import op
 
@@ -28,7 +30,7 @@ def _id() -> sa.Column[int]:
     return sa.Column("id", sa.Integer, nullable=False)
 
 
-def _column(name: str, kind: sa.types.TypeEngine[object] | type, null: bool = False) -> sa.Column[object]:
+def _column(name: str, kind: Any, null: bool = False) -> sa.Column[Any]:
     return sa.Column(name, kind, nullable=null)
 
 
@@ -215,7 +217,7 @@ def _work() -> None:
         sa.UniqueConstraint("token", name="uq_assignments_token"),
         *[_refers("assignments", f"{one}_id", many) for one, many in _OWNERS],
     )
-    where = {"sqlite_where": LEASED, "postgresql_where": LEASED}
+    where: dict[str, Any] = {"sqlite_where": LEASED, "postgresql_where": LEASED}
     op.create_index(
         "ix_assignments_one_lease", "assignments", ["person_id", "project_id"], unique=True, **where
     )

@@ -219,7 +219,10 @@ function setUpRest() {
   new ResizeObserver(() => { if (follow) scroll.scrollTop = scroll.scrollHeight; }).observe(byId("thread"));
   byId("latest").addEventListener("click", () => { follow = true; scroll.scrollTo({ top: scroll.scrollHeight }); });
   document.addEventListener("keydown", (event) => {
-    if (event.key === "Escape") closeSide();
+    if (event.key === "Escape") {
+      closeSide();
+      if (event.target === byId("message")) event.target.blur(); // then the number keys choose
+    }
     const typing = event.target.matches?.("input, textarea, select, dialog *");
     if (!typing && !event.ctrlKey && !event.metaKey && !event.altKey) chooseByKey(event.key);
   });
@@ -235,5 +238,6 @@ setUpSettings({
   onDeleted: () => { stop(chat); open(newChat()); drawModels(); },
   onKey: connect,
 });
+showChat(chat, handlers);
 drawHistory();
 connect();

@@ -78,7 +78,10 @@ function editor(text, label, done, onDone, onCancel, hint) {
   make("div", { className: "row" },
     make("button", { type: "submit", className: "primary small" }, done),
     make("button", { type: "button", className: "plain small", onclick: onCancel }, words.cancel)));
-  setTimeout(() => { box.focus(); box.setSelectionRange(box.value.length, box.value.length); });
+  queueMicrotask(() => { // once it is on the page
+    box.focus();
+    box.setSelectionRange(box.value.length, box.value.length);
+  });
   return form;
 }
 

@@ -174,7 +174,7 @@ def _with_system(prompt: Prompt, system: str) -> Prompt:
 
 def _check(
     model: LanguageModel, tokenizer: Tokenizer, prompts: Sequence[Prompt], config: GenerateConfig
-) -> Sequence[Prompt]:
+) -> list[Prompt]:
     """The prompts as they will be asked; raises what answering would raise, without answering."""
     if config.task:
         prompts = fit_task_prompts(config, prompts, tokenizer, model.config.context)
@@ -190,7 +190,7 @@ def _check(
         top_p=config.top_p,
         source=config.prompts or config.file or "--prompt",
     )
-    return prompts
+    return list(prompts)
 
 
 def _answer(

@@ -11,11 +11,11 @@ from fastapi import FastAPI
 from instructgpt import __version__
 from instructgpt.serving import completions, conversations, feedback, problems, rewards, status
 from instructgpt.serving.chat import router as chat
-from instructgpt.serving.fields import ChatBody, CompletionBody, RewardBody
+from instructgpt.serving.fields import ChatBody, CompletionBody, RewardBody, Strict
 from instructgpt.serving.middleware import BodyLimit, Measured
 from instructgpt.serving.state import ServerState
 
-BODIES = {
+BODIES: dict[str, type[Strict]] = {
     "/v1/completions": CompletionBody,
     "/v1/chat/completions": ChatBody,
     "/v1/rewards": RewardBody,

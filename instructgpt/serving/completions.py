@@ -164,7 +164,7 @@ class _Completions:
 
     def whole(self, drawn: int) -> dict[str, Any]:
         """The answer without a stream; of each prompt's `drawn` replies the best n."""
-        entries = []
+        entries: list[dict[str, Any]] = []
         for number in range(len(self.prompts)):
             made = self.replies.choices[number * drawn : (number + 1) * drawn]
             if drawn > self.n:

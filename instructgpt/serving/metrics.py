@@ -60,7 +60,7 @@ class _Engines(Collector):
 
     def __init__(self, catalog: Catalog, worker: Worker) -> None:
         self._worker = worker
-        self._names = {served.loaded: name for name, served in reversed(catalog.models.items())}
+        self._names = {served.loaded: name for name, served in reversed(list(catalog.models.items()))}
 
     def collect(self) -> Iterable[Metric]:
         """See `prometheus_client.registry.Collector`."""

@@ -17,6 +17,10 @@ from instructgpt.serving.app import create_app
 from instructgpt.serving.settings import ServeConfig
 from instructgpt.serving.state import ServerState, open_state
 
+_SWITCH_SECONDS = 0.0005
+"""Of Python's lock between threads. The engine lets go of it for every tensor operation and waits for it
+after each, while the event loop writes to clients: with Python's 5 ms it would wait longer than it computes."""
+
 
 class Server(uvicorn.Server):
     """uvicorn's server, which lets replies in hand end after a signal and then returns.
@@ -88,6 +92,7 @@ def run(config: ServeConfig) -> dict[str, Any]:
             f"serving {names} at http://{shown}:{port} (API: /v1, its documentation: /docs)", file=sys.stderr
         )
         sys.stderr.flush()
+        sys.setswitchinterval(_SWITCH_SECONDS)
         server.run(sockets=[listening])
     lanes = state.worker.lanes.values()
     return {

@@ -1,8 +1,8 @@
 """The thread that owns the models: requests come in by a lock, tokens go out to the event loops that asked.
 
 All tensors are touched by this one thread. News is handed over in portions: at most every `FLUSH_SECONDS`
-while there is work, so that an event loop which writes to many clients is woken some fifty times a second
-and not once for every token; and at once when nothing is left to do.
+while there is work, so that an event loop which writes to many clients is woken 25 times a second and not
+once for every token; and at once when nothing is left to do.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from instructgpt.serving.jobs import Event, Job, Running
 from instructgpt.serving.lane import QUANTUM, Lane
 from instructgpt.serving.problems import Problem, busy, stopping
 
-FLUSH_SECONDS = 0.02
+FLUSH_SECONDS = 0.04
 _LONGEST_RETRY = 60
 _log = logging.getLogger("instructgpt.serving")
 

@@ -129,6 +129,7 @@ def _rank(page: Any) -> None:
         page.keyboard.press(key)
     page.keyboard.press("B")
     page.keyboard.press("Shift+Digit6")
+    page.evaluate("scrollTo(0, 0)")
 
 
 def _write(page: Any) -> None:

@@ -29,7 +29,7 @@ def coefficient(estimate: Estimate | None) -> str:
         return "–"
     if estimate.low is None or estimate.high is None:
         return f"{estimate.value:.2f}"
-    return f"{estimate.value:.2f} [{estimate.low:.2f}, {estimate.high:.2f}]"
+    return f"{estimate.value:.2f} [{estimate.low:.2f}, {estimate.high:.2f}]".replace("-", "−")
 
 
 def agreement_sections(page: Page, project: Project) -> dict[str, Any]:

@@ -121,15 +121,17 @@ class Visitor:
         assert found, (action, [form.action for form in self.page.forms], self.response.text[:500])
         return found[0]
 
-    def send(self, action: str, *, files: Any = None, headers: Any = None, **values: Any) -> "Visitor":
+    def send(
+        self, form_action: str, /, *, files: Any = None, headers: Any = None, **values: Any
+    ) -> "Visitor":
         """Fill in a form of this page and post it; a list posts several values under one name."""
-        form = self.form(action)
+        form = self.form(form_action)
         data: dict[str, list[str]] = {}
         for name, value in form.fields:
             data.setdefault(name, []).append(value)
         for name, value in values.items():
             data[name] = [str(v) for v in value] if isinstance(value, list) else [str(value)]
-        return self._keep(self.client.post(action, data=data, files=files, headers=headers))
+        return self._keep(self.client.post(form_action, data=data, files=files, headers=headers))
 
     @property
     def status(self) -> int:
@@ -216,7 +218,7 @@ def project(store: Store, people_here: dict[str, int]) -> Callable[..., Project]
         made = projects.create_project(store, ProjectSettings(kind=kind, **settings), by=ada)
         if kind == "prompt":
             tasks.add_prompt_tasks(store, made.id, count, style="plain", by=ada)
-        else:
+        elif count:
             rows: list[dict[str, Any]] = [{"prompt": f"Question {i}?"} for i in range(count)]
             if kind in ("rank", "compare"):
                 for i, row in enumerate(rows):

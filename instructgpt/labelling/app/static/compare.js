@@ -6,7 +6,6 @@ const SWITCH = "instructgpt single keys";
 
 singleKeys.checked = localStorage.getItem(SWITCH) !== "off";
 singleKeys.addEventListener("change", () => localStorage.setItem(SWITCH, singleKeys.checked ? "on" : "off"));
-for (const part of document.querySelectorAll("[data-script]")) part.hidden = false;
 
 document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.altKey || event.metaKey || event.target.closest("textarea, select, input[type=text]")) return;

@@ -173,6 +173,10 @@ function submitted(event) {
 }
 
 if (form) {
+  for (const part of document.querySelectorAll("[data-script]")) part.hidden = false;
+  if (matchMedia("(max-width: 900px)").matches) {
+    for (const guide of document.querySelectorAll("details.guide")) guide.open = false; // the task comes first
+  }
   forgetOldDrafts();
   restore();
   const remember = () => {

@@ -168,5 +168,4 @@ singleKeys.checked = localStorage.getItem(SWITCH) !== "off";
 singleKeys.addEventListener("change", () => localStorage.setItem(SWITCH, singleKeys.checked ? "on" : "off"));
 document.addEventListener("keydown", pressed);
 form.addEventListener("change", draw);
-for (const part of document.querySelectorAll("[data-script]")) part.hidden = false;
 draw();

@@ -29,7 +29,7 @@ from torch import Tensor
 
 from instructgpt import __version__
 from instructgpt.errors import CheckpointError, ConfigError, DataError, Interrupted
-from instructgpt.runtime.device import peak_memory_mib
+from instructgpt.runtime.device import peak_device_memory_mib, peak_memory_mib
 from instructgpt.runtime.files import hash_path, write_folder, write_json
 from instructgpt.runtime.metrics import MetricsLog, Progress
 
@@ -194,6 +194,9 @@ class Run:
             "seconds": round(self.seconds, 2),
             "peak_memory_mib": round(peak_memory_mib(), 1),
         }
+        on_device = peak_device_memory_mib()
+        if on_device is not None:
+            full["peak_device_memory_mib"] = round(on_device, 1)
         write_json(self.folder / "summary.json", full)
         self.finished = full
         return full

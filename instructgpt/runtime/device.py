@@ -77,3 +77,8 @@ def peak_memory_mib() -> float:
     """Peak resident memory of this process so far, in MiB."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def peak_device_memory_mib() -> float | None:
+    """Most memory that tensors have taken on the CUDA device so far, in MiB; None where none is in use."""
+    return torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_initialized() else None

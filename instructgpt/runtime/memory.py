@@ -7,7 +7,6 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-import torch
 from torch import Tensor, nn
 
 from instructgpt.maths.logprobs import CHUNK_ELEMENTS
@@ -86,11 +85,6 @@ def announce_memory(verb: str, estimate: MemoryEstimate, tokens: int) -> None:
         f"{e.optimizer:.0f}{average}, activations {e.activations:.0f} for {tokens} tokens a pass",
         file=sys.stderr,
     )
-
-
-def peak_device_mib(device: torch.device) -> float | None:
-    """Most memory that tensors have taken on a CUDA device, in MiB; None elsewhere."""
-    return torch.cuda.max_memory_allocated(device) / _MIB if device.type == "cuda" else None
 
 
 def _size(tensor: Tensor) -> int:

@@ -126,6 +126,16 @@ def test_it_learns_over_an_8_bit_base(world: Path, tmp_path: Path) -> None:
     assert summary["memory_estimate_mib"]["frozen"] == 0  # a fraction of a MiB
 
 
+@pytest.mark.parametrize("base", ["float32", "int8"])
+def test_half_precision(world: Path, tmp_path: Path, base: str) -> None:
+    """bfloat16 products over either base; adapters and what is saved stay float32."""
+    summary = train(config(world, tmp_path / "r", epochs=4.0, dtype="bfloat16", lora_base=base))
+    rows = read_metrics(tmp_path / "r/metrics.jsonl")
+    assert rows[-1]["loss"] < rows[0]["loss"] - 0.5
+    stored = load_file(tmp_path / "r" / summary["checkpoint"] / "adapter_model.safetensors")
+    assert {tensor.dtype for tensor in stored.values()} == {torch.float32}
+
+
 def test_the_estimate_is_said_before_the_start(
     world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -2,8 +2,8 @@
 
 Takes finished demo runs (their SFT model, reward model, rankings and prompts), trains all methods on each by
 examples/compare.toml, and writes what came out, whatever it says, to docs/results/comparators.md and
-docs/images/comparators.svg. Finished stages are skipped: it can be interrupted. Times mean something only on
-a machine that does nothing else meanwhile.
+docs/images/comparators.svg. Finished stages are skipped: it can be interrupted. All on one thread, and the
+seconds of the runs are those that the thread had a core: what else the machine does makes no method slower.
 """
 
 from __future__ import annotations
@@ -13,10 +13,14 @@ import json
 import math
 import os
 import platform
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from instructgpt.evaluation.drawing import label
 from instructgpt.evaluation.methods import FIGURE as PLOT
@@ -41,10 +45,27 @@ _COLUMNS = (
 )
 
 
+@contextmanager
+def core_seconds() -> Iterator[None]:
+    """One thread, and the clock that the methods time themselves by counts the time it has a core.
+
+    On one thread that is the wall time of a machine that does nothing else.
+    """
+    threads, clock = torch.get_num_threads(), time.perf_counter
+    torch.set_num_threads(1)
+    time.perf_counter = time.process_time
+    try:
+        yield
+    finally:
+        time.perf_counter = clock
+        torch.set_num_threads(threads)
+
+
 def measure(demo: Path, out: Path) -> Summary:
     """Train and measure everything on one demo run, with its seed."""
     lineage = json.loads((demo / "lineage.json").read_text(encoding="utf-8"))
-    run(RunConfig(file=str(FILE), data=str(demo), out=str(out), seed=int(lineage["seed"])))
+    with core_seconds():
+        run(RunConfig(file=str(FILE), data=str(demo), out=str(out), seed=int(lineage["seed"]), jobs=1))
     found: Summary = json.loads((out / "methods" / "summary.json").read_text(encoding="utf-8"))
     return found
 
@@ -78,7 +99,9 @@ def page(summaries: Mapping[str, Summary]) -> str:
         "was trained on), with the settings of [`examples/compare.toml`](../../examples/compare.toml); what "
         f"they are: [comparators](../comparators.md). Measured on {first['prompts']} prompts and on text "
         f"that nothing was trained on. Intervals are 95 % {kind}. Seconds are those of sampling, scoring and "
-        "learning.",
+        "learning on one core (the reward model's are wall time).",
+        "",
+        "How the learning rates were chosen: [log](../log.md).",
         "",
         "![hidden utility against KL](../images/comparators.svg)",
         "",

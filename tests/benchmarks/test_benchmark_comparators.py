@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
 import tomllib
 from typing import Any
 
 import pytest
+import torch
 
 from benchmarks import comparators
 from instructgpt import pipeline
@@ -52,6 +54,14 @@ def test_a_method_that_misses_a_seed_says_so() -> None:
     other = summary(0.2)
     other["points"] = [point for point in other["points"] if point["method"] != "dpo"]
     assert "| DPO (1 seeds) |" in comparators.page({"a": summary(0.1), "b": other})
+
+
+def test_seconds_are_those_on_a_core() -> None:
+    """The methods read `time.perf_counter`: inside it counts the time on a core, afterwards it is back."""
+    before = time.perf_counter
+    with comparators.core_seconds():
+        assert time.perf_counter is time.process_time and torch.get_num_threads() == 1
+    assert time.perf_counter is before
 
 
 def test_over_seeds_by_hand() -> None:

@@ -9,7 +9,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from instructgpt.labelling.store.access import require
-from instructgpt.labelling.store.database import Store
+from instructgpt.labelling.store.database import Store, bounded
 from instructgpt.labelling.store.tables import AuditRow
 
 
@@ -64,11 +64,11 @@ def audit_log(
     Raises:
         Forbidden: `by` is not an admin.
     """
-    query = select(AuditRow).order_by(AuditRow.id.desc()).limit(limit)
+    query = select(AuditRow).order_by(AuditRow.id.desc()).limit(bounded(limit))
     if project_id is not None:
-        query = query.where(AuditRow.project_id == project_id)
+        query = query.where(AuditRow.project_id == bounded(project_id))
     if before_id is not None:
-        query = query.where(AuditRow.id < before_id)
+        query = query.where(AuditRow.id < bounded(before_id))
     with store.read() as session:
         require(session, by, "admin")
         return [

@@ -294,6 +294,11 @@ def serialise(session: Session, name: str) -> None:
 Row = TypeVar("Row", bound=Base)
 
 
+def bounded(number: int) -> int:
+    """A number from outside, cut to what every database can hold: for limits, and for ids to begin behind."""
+    return min(max(number, 0), 2**31 - 1)
+
+
 def get(session: Session, table: type[Row], number: int, what: str) -> Row:
     """The row with this id.
 

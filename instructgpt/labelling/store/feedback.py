@@ -235,7 +235,12 @@ def store_feedback(store: Store, feedback: Feedback) -> int:
 
 
 def withdraw_consent(store: Store, user_id: str) -> int:
-    """From now on nothing that this user said is exported; how many rows that is."""
+    """From now on nothing that this user said is exported; how many rows that is.
+
+    Raises:
+        Invalid: that can't be the name of a user.
+    """
+    check_text(user_id, "user", limit=256)
     now = store.clock()
     with store.write() as session:
         mine = update(FeedbackRow).where(FeedbackRow.user_id == user_id, FeedbackRow.withdrawn_at.is_(None))

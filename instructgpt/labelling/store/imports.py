@@ -39,8 +39,8 @@ Source = Path | tuple[str, bytes]
 def import_tasks(
     store: Store, project_id: int, file: Source, *, by: int | None, purpose: Purpose = "work"
 ) -> Added:
-    """Add the tasks of a JSONL file, all or none; see `tasks` for the lines. Tasks that are there already, by
-    the id of their prompt, are passed over.
+    """Add the tasks of a JSONL file, if all of its lines are right; see `tasks` for the lines. Tasks that are
+    there already, by the id of their prompt, are passed over.
 
     Args:
         store: the database.

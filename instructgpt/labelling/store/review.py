@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from instructgpt.labelling.store import audit
 from instructgpt.labelling.store.access import require
-from instructgpt.labelling.store.database import Store, get
+from instructgpt.labelling.store.database import Store, bounded, get
 from instructgpt.labelling.store.form import MAX_NOTE, Answer, Kind, answer_from_json, check_text
 from instructgpt.labelling.store.leases import free_slot, locked_task, take_slot
 from instructgpt.labelling.store.refusals import Conflict, Invalid, Problem
@@ -85,7 +85,7 @@ def labels(
         .join(AssignmentRow, AssignmentRow.id == LabelRow.assignment_id)
         .join(TaskRow, TaskRow.id == LabelRow.task_id)
         .join(PersonRow, PersonRow.id == LabelRow.person_id)
-        .where(LabelRow.project_id == project_id, LabelRow.latest, LabelRow.id > after_id)
+        .where(LabelRow.project_id == bounded(project_id), LabelRow.latest, LabelRow.id > bounded(after_id))
     )
     if purpose is not None:
         query = query.where(LabelRow.purpose == purpose)
@@ -96,7 +96,9 @@ def labels(
     with store.read() as session:
         require(session, by, "reviewer")
         kind: Kind = get(session, ProjectRow, project_id, "project").kind  # type: ignore[assignment]
-        found = session.execute(query.order_by(LabelRow.id).limit(limit)).all()
+        found = session.execute(
+            query.order_by(LabelRow.id).limit(None if limit is None else bounded(limit))
+        ).all()
         models = _models(session, sorted({row.task_id for row, *_ in found}))
         return [
             LabelRecord(

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from instructgpt.labelling.store import audit
 from instructgpt.labelling.store.access import labeler
-from instructgpt.labelling.store.database import Store, get
+from instructgpt.labelling.store.database import Store, bounded, get
 from instructgpt.labelling.store.form import (
     MAX_NOTE,
     SKIP_REASONS,
@@ -278,16 +278,17 @@ def my_labels(
     """
     query = select(LabelRow).where(
         LabelRow.person_id == person_id,
-        LabelRow.project_id == project_id,
+        LabelRow.project_id == bounded(project_id),
         LabelRow.latest,
         LabelRow.purpose == "work",
     )
     if before_id is not None:
-        query = query.where(LabelRow.id < before_id)
+        query = query.where(LabelRow.id < bounded(before_id))
     with store.read() as session:
         labeler(session, person_id)
         return [
-            _mine(session, row) for row in session.scalars(query.order_by(LabelRow.id.desc()).limit(limit))
+            _mine(session, row)
+            for row in session.scalars(query.order_by(LabelRow.id.desc()).limit(bounded(limit)))
         ]
 
 

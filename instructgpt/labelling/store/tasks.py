@@ -16,13 +16,13 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Literal
 
-from sqlalchemy import insert, select, text
+from sqlalchemy import func, insert, select, text
 from sqlalchemy.orm import Session
 
 from instructgpt.data.records import Prompt, to_row
 from instructgpt.labelling.store import audit
 from instructgpt.labelling.store.access import require
-from instructgpt.labelling.store.database import Store, get
+from instructgpt.labelling.store.database import Store, bounded, get
 from instructgpt.labelling.store.form import PromptStyle
 from instructgpt.labelling.store.leases import locked_task, replies_needed, settle
 from instructgpt.labelling.store.new_tasks import PURPOSES, NewReply, NewTask, Purpose, check_task
@@ -46,10 +46,12 @@ __all__ = [
     "withdraw_task",
 ]
 
+STATES = ("waiting", "open", "full", "withdrawn")
 COUNTERS = {"work": "tasks", "screening": "screening_tasks", "onboarding": "examples"}
 """The column of a project that counts its tasks of each purpose."""
 MAX_TASKS = 1_000_000
-CHUNK = 1_000
+CHUNK = 500
+"""Tasks stored in one transaction."""
 
 
 @dataclass(frozen=True)
@@ -140,8 +142,11 @@ def stored_task(session: Session, row: TaskRow, *, blind: bool = False) -> Store
 def add_tasks(
     store: Store, project_id: int, tasks: Iterable[NewTask], *, by: int | None, purpose: Purpose = "work"
 ) -> Added:
-    """Add tasks, all or none; those whose prompt's id is there already are passed over, so that an import can
-    be sent twice.
+    """Add tasks; those whose prompt's id is there already are passed over, so that an import can be sent
+    twice.
+
+    All are looked at before one is stored. They are stored some at a time, so that labelers needn't wait for
+    a long import; if it is stopped on the way, the same call adds the rest.
 
     Raises:
         Invalid: a task doesn't fit the project; the field names its number from 1, as "task 3".
@@ -153,12 +158,23 @@ def add_tasks(
     if len(given) > MAX_TASKS:
         raise Invalid([Problem("", f"there are more than {MAX_TASKS} tasks")])
     with store.read() as session:
+        require(session, by, "admin")
         kind = get(session, ProjectRow, project_id, "project").kind
     for number, task in enumerate(given, start=1):
         check_task(kind, task, purpose, f"task {number}")
-    with store.write() as session:
-        require(session, by, "admin")
-        return _insert(session, store.clock(), project_id, given, purpose, by)
+    parts = []
+    for start in range(0, len(given), CHUNK):
+        with store.write() as session:
+            require(session, by, "admin")
+            parts.append(
+                _insert(session, store.clock(), project_id, given[start : start + CHUNK], purpose, by)
+            )
+    if len(given) > CHUNK and store.engine.dialect.name == "postgresql":
+        with store.write() as session:
+            session.execute(text("ANALYZE tasks"))  # else the planner may read all of them for each lease
+    return Added(
+        *(sum(getattr(part, name) for part in parts) for name in ("added", "already_there", "waiting"))
+    )
 
 
 def _insert(
@@ -166,13 +182,10 @@ def _insert(
 ) -> Added:
     query = select(ProjectRow).where(ProjectRow.id == project_id).with_for_update(key_share=True)
     project = session.scalars(query).one()
-    there = set(
-        session.scalars(
-            select(TaskRow.key).where(TaskRow.project_id == project_id, TaskRow.purpose == purpose)
-        )
-    )
-    counter = COUNTERS[purpose]
-    position = getattr(project, counter)
+    same = (TaskRow.project_id == project_id, TaskRow.purpose == purpose)
+    keys = [task.prompt.id for task in given if task.prompt]
+    there = set(session.scalars(select(TaskRow.key).where(*same, TaskRow.key.in_(keys))))
+    position = session.scalar(select(func.max(TaskRow.position)).where(*same)) or 0
     rows: list[dict[str, Any]] = []
     replies: list[tuple[NewReply, ...]] = []
     for task in given:
@@ -183,24 +196,20 @@ def _insert(
         there.add(key)
         rows.append(_row(project, task, purpose, key, position + len(rows) + 1))
         replies.append(task.replies)
-    for start in range(0, len(rows), CHUNK):
-        inserted = session.scalars(
-            insert(TaskRow).returning(TaskRow.id, sort_by_parameter_order=True), rows[start : start + CHUNK]
-        ).all()
+    if rows:
+        inserted = session.scalars(insert(TaskRow).returning(TaskRow.id, sort_by_parameter_order=True), rows)
         answers = [
             _reply_row(task_id, place, one)
-            for task_id, several in zip(inserted, replies[start : start + CHUNK], strict=True)
+            for task_id, several in zip(inserted, replies, strict=True)
             for place, one in enumerate(several)
         ]
         if answers:
             session.execute(insert(ReplyRow), answers)
-    setattr(project, counter, position + len(rows))
-    if len(rows) >= CHUNK and session.get_bind().dialect.name == "postgresql":
-        session.execute(text("ANALYZE tasks"))  # else the planner may read all of them for each lease
+    counter = COUNTERS[purpose]
+    setattr(project, counter, getattr(project, counter) + len(rows))
     waiting = sum(row["state"] == "waiting" for row in rows)
-    audit.record(
-        session, now, by, "add-tasks", f"project {project_id}", project_id, purpose=purpose, added=len(rows)
-    )
+    subject = f"project {project_id}"
+    audit.record(session, now, by, "add-tasks", subject, project_id, purpose=purpose, added=len(rows))
     return Added(len(rows), len(given) - len(rows), waiting)
 
 
@@ -315,9 +324,14 @@ def tasks(
     """Tasks in the order in which they were added, `limit` of them after the one with id `after_id`.
 
     Raises:
+        Invalid: there is no such state or purpose.
         NotFound, Forbidden: there is no such project; `by` is a labeler.
     """
-    query = select(TaskRow).where(TaskRow.project_id == project_id, TaskRow.id > after_id)
+    if state not in (None, *STATES) or purpose not in (None, *PURPOSES):
+        raise Invalid(
+            [Problem("", f"tasks have a state of {', '.join(STATES)} and a purpose of {', '.join(PURPOSES)}")]
+        )
+    query = select(TaskRow).where(TaskRow.project_id == project_id, TaskRow.id > bounded(after_id))
     if state is not None:
         query = query.where(TaskRow.state == state)
     if purpose is not None:
@@ -327,7 +341,7 @@ def tasks(
         get(session, ProjectRow, project_id, "project")
         return [
             stored_task(session, row)
-            for row in session.scalars(query.order_by(TaskRow.id).limit(limit)).all()
+            for row in session.scalars(query.order_by(TaskRow.id).limit(bounded(limit))).all()
         ]
 
 

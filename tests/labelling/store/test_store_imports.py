@@ -10,7 +10,17 @@ import pytest
 
 from instructgpt.data.records import Prompt
 from instructgpt.errors import DataError
-from instructgpt.labelling.store import imports, people, projects, tasks
+from instructgpt.labelling.store import (
+    audit,
+    imports,
+    people,
+    projects,
+    queue,
+    review,
+    screening,
+    submit,
+    tasks,
+)
 from instructgpt.labelling.store.database import Store
 from instructgpt.labelling.store.imports import import_replies, import_tasks
 from instructgpt.labelling.store.projects import Project, ProjectSettings
@@ -204,3 +214,49 @@ def test_where_nothing_is_judged_replies_are_refused(store: Store, make_project:
         import_replies(store, project.id, upload({"id": "q1", "responses": ["a"]}), by=None)
     with pytest.raises(Invalid, match="nothing is judged"):
         tasks.add_tasks(store, project.id, [NewTask(Prompt.of("x"), (NewReply("a"),))], by=None)
+
+
+def test_a_long_import_is_stored_in_order_over_several_transactions(store: Store, make_project: Make) -> None:
+    project = make_project(0, kind="demonstration")
+    given = [NewTask(Prompt.of(f"question {number}", id=f"q{number}")) for number in range(1100)]
+    assert tasks.add_tasks(store, project.id, given[:600], by=None) == Added(600, 0, 0)
+    assert tasks.add_tasks(store, project.id, given, by=None) == Added(500, 600, 0)
+    found = tasks.tasks(store, project.id, by=None, limit=2000)
+    assert [task.key for task in found] == [task.prompt.id for task in given if task.prompt]
+    assert projects.project(store, project.id).tasks == 1100
+
+
+@pytest.mark.parametrize("number", [-1, 0, 2**31, 2**63, 2**70])
+def test_numbers_that_no_database_holds(store: Store, make_project: Make, number: int) -> None:
+    project = make_project(3)
+    ann = people.create_person(store, "Ann", None, "labeler", by=None)
+    for act in (
+        lambda: projects.project(store, number),
+        lambda: tasks.task(store, number, by=None),
+        lambda: tasks.tasks(store, number, by=None),
+        lambda: queue.next_task(store, ann.id, number),
+        lambda: queue.lease(store, ann.id, number),
+        lambda: submit.my_label(store, ann.id, number),
+        lambda: review.labels(store, number, by=None),
+        lambda: review.set_rejected(store, number, True, by=None),
+        lambda: screening.grade(store, number, 0.5, by=None),
+    ):
+        with pytest.raises(NotFound):
+            act()
+    beyond = number > 3
+    assert len(tasks.tasks(store, project.id, by=None, after_id=number)) == (0 if beyond else 3)
+    assert len(tasks.tasks(store, project.id, by=None, limit=number)) == (3 if beyond else 0)
+    assert submit.my_labels(store, ann.id, number, before_id=number, limit=number) == []
+    assert audit.audit_log(store, by=None, project_id=number, before_id=number, limit=number) == []
+    for wrong in ({"state": "sleepy"}, {"purpose": "nul \x00"}):
+        with pytest.raises(Invalid):
+            tasks.tasks(store, project.id, by=None, **wrong)
+
+
+def test_briefs_of_a_test_that_were_withdrawn_leave_their_numbers(store: Store, make_project: Make) -> None:
+    project = make_project(0, kind="prompt")
+    for _ in range(2):
+        tasks.add_tasks(store, project.id, [NewTask(None)], by=None, purpose="screening")
+        (last,) = tasks.tasks(store, project.id, by=None, state="open")
+        tasks.withdraw_task(store, last.id, True, by=None)
+    assert projects.project(store, project.id).screening_tasks == 0

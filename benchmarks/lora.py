@@ -257,14 +257,14 @@ def _reward_lines(rewards: Mapping[str, Found]) -> list[str]:
         "reward of one reply to each held-out prompt; share = LoRA's gain over the SFT model / the gain with "
         "all weights, with its 95 % bootstrap interval over prompts. KL: nats per reply in the last round.",
         "",
-        "| run | SFT | all weights | adapters | share | KL, all weights | KL, adapters | seconds, both |",
-        "|---|---|---|---|---|---|---|---|",
+        "| run | prompts | SFT | all weights | adapters | share | KL, all weights | KL, adapters | seconds, both |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for name, entry in rewards.items():
         got, share = entry["rewards"], entry["share"]
         text = f"{share['mean']:.3f} [{share['low']:.3f}, {share['high']:.3f}]"
         lines.append(
-            f"| {name} | {got['sft']:.3f} | {got['full']:.3f} | {got['lora']:.3f} | "
+            f"| {name} | {entry['prompts']} | {got['sft']:.3f} | {got['full']:.3f} | {got['lora']:.3f} | "
             f"{text if share['mean'] >= REWARD_BOUND else f'**{text}**'} | {entry['kl']['full']:.2f} | "
             f"{entry['kl']['lora']:.2f} | {entry['seconds']['full']:.0f}, {entry['seconds']['lora']:.0f} |"
         )

@@ -39,7 +39,7 @@ def test_figures_that_hold() -> None:
     text, missed = lora.page(measured(), {"seed-0": gained(0.95)})
     assert missed == 0
     assert "| adapters | 2000 | 10 |" in text and "0.400 (bound 0.5: holds)" in text
-    assert "| seed-0 | 0.000 | 1.000 | 0.950 | 0.950 [0.850, 1.050] |" in text
+    assert "| seed-0 | 500 | 0.000 | 1.000 | 0.950 | 0.950 [0.850, 1.050] |" in text
 
 
 def test_figures_that_miss_are_seen() -> None:

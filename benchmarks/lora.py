@@ -257,7 +257,8 @@ def _reward_lines(rewards: Mapping[str, Found]) -> list[str]:
         "reward of one reply to each held-out prompt; share = LoRA's gain over the SFT model / the gain with "
         "all weights, with its 95 % bootstrap interval over prompts. KL: nats per reply in the last round.",
         "",
-        "| run | prompts | SFT | all weights | adapters | share | KL, all weights | KL, adapters | seconds, both |",
+        "| run | prompts | SFT | all weights | adapters | share | KL, all weights | KL, adapters "
+        "| seconds, both |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for name, entry in rewards.items():

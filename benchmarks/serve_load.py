@@ -91,23 +91,37 @@ def start(folder: str, slots: int) -> tuple[subprocess.Popen[str], int]:
     return process, int(found[1])
 
 
-async def _open(port: int, body: dict[str, Any]) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    content = json.dumps(body).encode()
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    head = f"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(content)}\r\n"
-    writer.write(head.encode() + b"Content-Type: application/json\r\nConnection: close\r\n\r\n" + content)
-    return reader, writer
+class Client:
+    """A client that keeps its connection. Plain sockets: a library would take the server's processor."""
 
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
-async def _ask(port: int, body: dict[str, Any], load: Load) -> str:
-    """One streamed answer. Plain sockets: a client library would take the processor from the server."""
-    began = time.monotonic()
-    reader, writer = await _open(port, body)
-    text, begun, done = "", False, False
-    try:
+    async def send(self, body: dict[str, Any]) -> asyncio.StreamReader:
+        """Send a request; what is returned gives the answer."""
+        if self._streams is None:
+            self._streams = await asyncio.open_connection("127.0.0.1", self._port)
+        reader, writer = self._streams
+        content = json.dumps(body).encode()
+        head = f"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(content)}\r\n"
+        writer.write(head.encode() + b"Content-Type: application/json\r\n\r\n" + content)
+        return reader
+
+    def leave(self) -> None:
+        """Break the connection off."""
+        if self._streams is not None:
+            self._streams[1].transport.abort()
+            self._streams = None
+
+    async def ask(self, body: dict[str, Any], load: Load) -> str:
+        """One streamed answer."""
+        began = time.monotonic()
+        reader = await self.send(body)
         status = await reader.readline()
         if b" 200 " not in status:
             raise ValueError(f"{status!r} {(await reader.read(500))!r}")
+        text, begun, done = "", False, False
         async for line in reader:
             if line.startswith(b"data: {"):
                 chunk = json.loads(line[6:])
@@ -122,11 +136,12 @@ async def _ask(port: int, body: dict[str, Any], load: Load) -> str:
                 else:
                     load.tokens += chunk["usage"]["completion_tokens"]
             done = done or line.startswith(b"data: [DONE]")
-    finally:
-        writer.close()
-    if not done:
-        raise ValueError("the stream ended early")
-    return text
+            if line == b"0\r\n":  # the last part of a body in parts
+                await reader.readline()
+                break
+        if not done:
+            raise ValueError("the stream ended early")
+        return text
 
 
 async def press(
@@ -136,7 +151,7 @@ async def press(
     load, began = Load(), time.monotonic()
 
     async def client(number: int) -> None:
-        place = number
+        place, mine = number, Client(port)
         while time.monotonic() - began < seconds:
             body = {
                 "prompt": texts[place],
@@ -146,12 +161,14 @@ async def press(
                 "stream_options": {"include_usage": True},
             }
             try:
-                found = await _ask(port, body, load)
+                found = await mine.ask(body, load)
                 load.wrong += found != expected[place]
             except (OSError, ValueError) as error:
                 load.errors.append(repr(error)[:300])
+                mine.leave()
             load.texts += 1
             place = (place + clients) % len(texts)
+        mine.leave()
 
     await asyncio.gather(*(client(number) for number in range(clients)))
     load.seconds = time.monotonic() - began
@@ -165,9 +182,10 @@ async def leave(port: int, count: int, at_once: int, max_new: int) -> None:
     async def client(number: int) -> None:
         async with turns:
             body = {"prompt": f"{number} name", "max_tokens": max_new, "stream": True, "n": 1 + number % 3}
-            reader, writer = await _open(port, body)
+            mine = Client(port)
+            reader = await mine.send(body)
             await reader.read(1 + 100 * (number % 7))
-            writer.transport.abort()
+            mine.leave()
 
     await asyncio.gather(*(client(number) for number in range(count)))
 

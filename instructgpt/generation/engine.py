@@ -23,6 +23,7 @@ from instructgpt.generation.processing import Processing
 from instructgpt.generation.requests import Completion, Request, TokenLogprobs, check_room
 from instructgpt.generation.rows import Rows
 from instructgpt.generation.sampling import keyed_uniform, sample
+from instructgpt.generation.shapes import fill_up
 from instructgpt.model.cache import KVCache
 from instructgpt.model.heads import LanguageModel
 
@@ -64,17 +65,23 @@ class Engine:
         capacity: int = 0,
         *,
         want_tokens: bool = False,
+        few_shapes: bool = False,
     ) -> None:
         """Args:
         slots: largest number of rows in one step.
         capacity: tokens that a slot of the cache has room for at first; it grows.
         want_tokens: report every drawn id in `Step.tokens`, not only finished replies.
+        few_shapes: fill prompts up to round numbers of tokens that nobody reads (see `shapes`); for those
+            who run for long, as oneDNN makes code for every new shape (milliseconds) and keeps it.
         """
         weight = model.unembedding
         self.model, self.want_tokens = model, want_tokens
         self._device = weight.device
         self._slots = slots
-        self._cache = KVCache(model.config, slots, max(1, capacity), weight.dtype, weight.device)
+        self._few_shapes = few_shapes
+        # Filling goes into a slot of its own, the last one.
+        rows = slots + few_shapes
+        self._cache = KVCache(model.config, rows, max(1, capacity), weight.dtype, weight.device)
         # Sampling needs float64, which Apple's GPUs lack.
         sampling_device = torch.device("cpu") if weight.device.type == "mps" else weight.device
         self._rows = Rows(slots, sampling_device)
@@ -245,8 +252,14 @@ class Engine:
             return
         self._grow(max(map(len, prefixes)) + 1)
         for batch in plan_batches([len(prefix) for prefix in prefixes], PREFILL_TOKENS):
-            ids, positions, lengths = pack_ids([prefixes[i] for i in batch])
-            slots = torch.tensor([rows[i] for i in batch])
+            sequences, places = [prefixes[i] for i in batch], [rows[i] for i in batch]
+            if self._few_shapes and (filling := fill_up(sequences, self.model.config.context)):
+                sequences.append(filling)
+                places.append(self._slots)
+                self._cache.reset(self._slots)
+                self._grow(len(filling))
+            ids, positions, lengths = pack_ids(sequences)
+            slots = torch.tensor(places)
             self.model(ids.to(self._device), positions.to(self._device), lengths, self._cache, slots)
 
     def _make_room(self) -> None:

@@ -29,7 +29,7 @@ class Piece:
 
     text: str = ""
     tokens: list[Placed] = field(default_factory=list)
-    """Tokens whose text is sent with this piece or was before."""
+    """Tokens with log-probabilities whose text is sent with this piece or was before."""
     finish: Finish | None = None
     """Set in the last piece."""
 
@@ -66,10 +66,10 @@ class Choice:
             start = self._decoded
             fresh = self._decoder.push(token.id)
             self._decoded += len(fresh)
-            self._held.append((token, start, self._decoded + self._decoder.pending))
             piece.text += self._filter.push(fresh)
             self.drawn += 1
             if token.logprobs is not None:
+                self._held.append((token, start, self._decoded + self._decoder.pending))
                 self.sum_logprob += token.logprobs.logprob
         if end is not None:
             piece.text += self._filter.push(self._decoder.finish()) + self._filter.finish()

@@ -60,7 +60,7 @@ class Lane:
 
     def _start_engine(self) -> None:
         capacity = min(self.loaded.model.config.context, _FIRST_CAPACITY)
-        self._engine = Engine(self.loaded.model, self.slots, capacity, want_tokens=True)
+        self._engine = Engine(self.loaded.model, self.slots, capacity, want_tokens=True, few_shapes=True)
 
     @property
     def busy(self) -> bool:

@@ -19,7 +19,7 @@ from instructgpt.serving.state import ServerState, open_state
 
 _SWITCH_SECONDS = 0.0005
 """Of Python's lock between threads. The engine lets go of it for every tensor operation and waits for it
-after each, while the event loop writes to clients: with Python's 5 ms it would wait longer than it computes."""
+after each while the event loop writes to clients: with Python's 5 ms it would wait longer than compute."""
 
 
 class Server(uvicorn.Server):

@@ -1,8 +1,8 @@
 """The thread that owns the models: requests come in by a lock, tokens go out to the event loops that asked.
 
-All tensors are touched by this one thread. News is handed over in portions: at most every `FLUSH_SECONDS`
-while there is work, so that an event loop which writes to many clients is woken 25 times a second and not
-once for every token; and at once when nothing is left to do.
+All tensors are touched by this one thread. News is handed over in portions: every `FLUSH_SECONDS` while
+there is work, so that an event loop does not write to every client at every step; and at once where a job has
+ended, or when nothing is left to do.
 """
 
 from __future__ import annotations
@@ -112,12 +112,12 @@ class Worker:
                 if lane.busy:
                     self._round(lane)
             now = time.monotonic()
-            if now - flushed >= FLUSH_SECONDS or not any(lane.busy for lane in self.lanes.values()):
-                self._flush()
-                flushed = now
+            everything = now - flushed >= FLUSH_SECONDS or not any(map(_busy, self.lanes.values()))
+            self._flush(everything)
+            flushed = now if everything else flushed
         for lane in self.lanes.values():
             lane.fail(self._news)
-        self._flush()
+        self._flush(True)
 
     def _take(self) -> bool:
         """Take in what has arrived; waits while there is nothing to do. False: stop."""
@@ -158,8 +158,8 @@ class Worker:
         with self._wake:
             self._outstanding[lane.loaded] -= count
 
-    def _flush(self) -> None:
-        for loop, news in self._news.take().items():
+    def _flush(self, everything: bool) -> None:
+        for loop, news in self._news.take(everything).items():
             for running, _ in news:
                 if not running.open:
                     self._lane_of.pop(running, None)
@@ -195,10 +195,15 @@ class News:
         """Forget what nobody waits for."""
         self._events.pop(running, None)
 
-    def take(self) -> dict[asyncio.AbstractEventLoop, list[tuple[Running, Event]]]:
-        """All of it, by event loop."""
+    def take(self, everything: bool) -> dict[asyncio.AbstractEventLoop, list[tuple[Running, Event]]]:
+        """All of it, or of requests with a job that has ended, by event loop."""
+        chosen = {
+            running: events
+            for running, events in self._events.items()
+            if everything or any(event.end is not None for event in events.values())
+        }
         found: dict[asyncio.AbstractEventLoop, list[tuple[Running, Event]]] = {}
-        for running, events in self._events.items():
+        for running, events in chosen.items():
             found.setdefault(running.loop, []).extend((running, event) for event in events.values())
-        self._events = {}
+            del self._events[running]
         return found

@@ -205,6 +205,19 @@ class Tokenizer:
 
     def token_bytes(self, index: int) -> bytes:
         """The bytes that an id stands for, maybe a part of a character; none for an unknown id."""
+        found = self._token_bytes.get(index)
+        if found is None:
+            found = self._spell(index)
+            if 0 <= index < self.vocab_size:
+                self._token_bytes[index] = found
+        return found
+
+    @cached_property
+    def _token_bytes(self) -> dict[int, bytes]:
+        """What `token_bytes` has found so far; bounded by the vocabulary."""
+        return {}
+
+    def _spell(self, index: int) -> bytes:
         token = self.token(index)
         if token is None:
             return b""

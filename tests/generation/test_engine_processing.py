@@ -12,6 +12,7 @@ from instructgpt.errors import ConfigError
 from instructgpt.generation.engine import Completion, Engine, Request, generate
 from instructgpt.generation.prompt_logprobs import prompt_logprobs
 from instructgpt.generation.sampling import keyed_uniform, sample
+from instructgpt.generation.shapes import fill_up, round_up
 from instructgpt.model.config import ModelConfig
 from instructgpt.model.heads import LanguageModel, new_language_model
 
@@ -192,3 +193,23 @@ def test_prompt_logprobs_in_small_pieces(model: LanguageModel, monkeypatch: pyte
         for a, b in zip(one[1:], other[1:], strict=True):
             assert a is not None and b is not None
             assert a.logprob == pytest.approx(b.logprob, abs=1e-5)
+
+
+def test_round_numbers_of_tokens() -> None:
+    assert [round_up(n) for n in (1, 8, 9, 17, 33, 64, 65, 128, 129)] == [8, 8, 16, 32, 64, 64, 128, 128, 192]
+    assert fill_up([[1, 2, 3], [4]], 64) == (0,) * 4 and fill_up([[1] * 8], 64) == ()
+    assert fill_up([[1] * 65], 40) == ()
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_filling_up_changes_no_reply(family: str) -> None:
+    sizes = {"width": 16, "layers": 2, "heads": 2, "context": 64, "vocab_size": VOCABULARY}
+    config = ModelConfig.gpt2(**sizes) if family == "gpt2" else ModelConfig.llama(**sizes)
+    made, asked = new_language_model(config, 5), wishes(21)
+    engine = Engine(made, 5, few_shapes=True)
+    numbers = [engine.submit(request) for request in asked]
+    found: dict[int, Completion] = {}
+    while engine.busy:
+        found |= dict(engine.step().finished)
+    expected = generate(made, asked)
+    assert [found[number].ids for number in numbers] == [completion.ids for completion in expected]

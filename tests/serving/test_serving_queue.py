@@ -12,7 +12,7 @@ from instructgpt.generation.engine import generate
 from instructgpt.generation.requests import Request
 from instructgpt.serving import lane as lane_module
 from instructgpt.serving.catalog import Loaded, open_catalog
-from instructgpt.serving.jobs import Draw, Job, Running, Score
+from instructgpt.serving.jobs import Draw, Event, Job, Running, Score, Token
 from instructgpt.serving.lane import Lane
 from instructgpt.serving.queueing import FairQueue
 from instructgpt.serving.worker import News
@@ -160,11 +160,16 @@ def test_a_failing_engine_ends_its_jobs_and_starts_anew(
     assert {event.end for event in out._events[again].values()} <= {"stop", "length"}  # type: ignore[index]
 
 
-def test_news_goes_to_the_loop_that_asked(loaded: Loaded) -> None:
+def test_news_goes_to_the_loop_that_asked_and_ends_go_first() -> None:
     async def main() -> None:
-        news, running = News(), Running([Draw(Request((1,), 0, 1))], lambda _: None)
-        news.event(running, 0).end = "stop"
-        assert [event.end for _, event in news.take()[asyncio.get_running_loop()]] == ["stop"]
-        assert news.take() == {}
+        news, jobs = News(), [Draw(Request((1,), 0, 1))]
+        ended, drawing = Running(jobs, lambda _: None), Running(jobs, lambda _: None)
+        news.event(ended, 0).end = "stop"
+        news.event(drawing, 0).tokens.append(Token(5, None))
+        loop = asyncio.get_running_loop()
+        assert news.take(False) == {loop: [(ended, Event(0, end="stop"))]}
+        assert news.take(False) == {}
+        assert news.take(True) == {loop: [(drawing, Event(0, [Token(5, None)]))]}
+        assert news.take(True) == {}
 
     asyncio.run(main())

@@ -24,6 +24,9 @@ from typing import Any, TypeVar
 
 from instructgpt.errors import ConfigError, InstructGPTError
 
+if typing.TYPE_CHECKING:
+    from tyro.constructors import ConstructorRegistry
+
 Config = TypeVar("Config")
 
 
@@ -192,6 +195,7 @@ def parse(config_type: type[Config], argv: Sequence[str], verb: str) -> Config:
                 args=rest,
                 return_unknown_args=True,
                 config=(tyro.conf.FlagConversionOff,),
+                registry=_bare_switches(),
             )
     except SystemExit as stop:
         if stop.code in (0, None):
@@ -203,6 +207,33 @@ def parse(config_type: type[Config], argv: Sequence[str], verb: str) -> Config:
     if unknown:
         raise _unknown_flag(config_type, unknown[0], verb)
     return config
+
+
+def _bare_switches() -> ConstructorRegistry:
+    """A flag that is true or false may stand alone, which makes it true: --quick is --quick True."""
+    from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
+
+    def switch(words: list[str]) -> bool:
+        word = words[0].lower() if words else "true"
+        if word not in ("true", "false"):
+            raise ValueError(f"{words[0]!r} is neither True nor False")
+        return word == "true"
+
+    registry = ConstructorRegistry()
+
+    @registry.primitive_rule
+    def rule(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[bool] | None:
+        if info.type is not bool:
+            return None
+        return PrimitiveConstructorSpec(
+            nargs=(0, 1),
+            metavar="[True|False]",
+            instance_from_str=switch,
+            is_instance=lambda value: isinstance(value, bool),
+            str_from_instance=lambda value: [str(value)],
+        )
+
+    return registry
 
 
 def _unknown_flag(config_type: type[Any], argument: str, verb: str) -> ConfigError:

@@ -12,7 +12,7 @@ import pytest
 from instructgpt.cli import main
 from instructgpt.config import parse, preset_path, presets_for
 from instructgpt.errors import ConfigError
-from instructgpt.pipeline import RunConfig, run
+from instructgpt.pipeline import DemoConfig, RunConfig, run
 
 
 @dataclass(frozen=True)
@@ -183,3 +183,23 @@ def test_help_and_import_are_quick() -> None:
 
     assert min(seconds(["-c", "import instructgpt"]) for _ in range(3)) < 0.5
     assert min(seconds(["-m", "instructgpt", "--help"]) for _ in range(3)) < 1.0
+
+
+@pytest.mark.parametrize(
+    ("words", "quick"),
+    [
+        (["--quick"], True),
+        (["--quick", "--seed", "3"], True),
+        (["--quick", "True"], True),
+        (["--quick", "false"], False),
+        (["--quick=False"], False),
+        ([], False),
+    ],
+)
+def test_a_switch_may_stand_alone(words: list[str], quick: bool) -> None:
+    assert parse(DemoConfig, words, "demo").quick is quick
+
+
+def test_a_switch_takes_no_other_word() -> None:
+    with pytest.raises(ConfigError, match="--quick: 'maybe' is neither True nor False"):
+        parse(DemoConfig, ["--quick", "maybe"], "demo")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from itertools import islice
@@ -118,43 +118,49 @@ def fetch_replies(
     done: set[int] = set()
     failed: list[tuple[str, str]] = []
     replies = on_end = 0
-    parallel = sum(server.parallel for server in dict.fromkeys(servers))
-    with ThreadPoolExecutor(parallel) as pool:
-        queue = iter(wishes)
-        running: dict[Future[str], _Wish] = {}
-        while True:
-            if on_end < FAILURES_ON_END and not (stop and stop()):
-                for wish in islice(queue, parallel - len(running)):
-                    running[pool.submit(_ask, addresses[wish.server], wish)] = wish
-            if not running:
-                break
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
-                wish = running.pop(future)
-                try:
-                    full = _keep(store, project_id, wish, future.result())
-                except (Failure, Invalid) as error:
-                    on_end += 1
-                    failed.append((wish.key, error.reason if isinstance(error, Failure) else error.what))
-                    continue
-                replies, on_end = replies + 1, 0
-                done |= {wish.task_id} if full else set()
-                if on_progress:
-                    on_progress(replies, len(wishes))
+
+    def go_on() -> bool:
+        return on_end < FAILURES_ON_END and not (stop and stop())
+
+    for wish, answer in _answers(wishes, addresses, go_on):
+        try:
+            full = _keep(store, project_id, wish, answer.result())
+        except (Failure, Invalid) as error:
+            on_end += 1
+            failed.append((wish.key, error.reason if isinstance(error, Failure) else error.what))
+            continue
+        replies, on_end = replies + 1, 0
+        done |= {wish.task_id} if full else set()
+        if on_progress:
+            on_progress(replies, len(wishes))
     with store.write() as session:
+        counts = {"added": replies, "failed": len(failed)}
         audit.record(
-            session,
-            store.clock(),
-            by,
-            "fetch-replies",
-            f"project {project_id}",
-            project_id,
-            added=replies,
-            failed=len(failed),
+            session, store.clock(), by, "fetch-replies", f"project {project_id}", project_id, **counts
         )
     if on_end >= FAILURES_ON_END:
         cure = "look at the server; what came so far is kept, and the same command goes on from there"
         raise ServiceError(f"the server gave no replies: {failed[-1][1]}", wish.server.url, cure)
     return Fetched(replies, len(done), tuple(failed[:SHOWN_FAILURES]))
+
+
+def _answers(
+    wishes: Sequence[_Wish], addresses: Mapping[ReplyServer, Address], go_on: Callable[[], bool]
+) -> Iterator[tuple[_Wish, Future[str]]]:
+    """Each wish with its answer, as they come; as many under way at once as the servers take. Once `go_on`
+    says no, no more are begun."""
+    parallel = sum(server.parallel for server in addresses)
+    queue = iter(wishes)
+    running: dict[Future[str], _Wish] = {}
+    with ThreadPoolExecutor(parallel) as pool:
+        while True:
+            if go_on():
+                for wish in islice(queue, parallel - len(running)):
+                    running[pool.submit(_ask, addresses[wish.server], wish)] = wish
+            if not running:
+                return
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                yield running.pop(future), future
 
 
 def _address(url: str) -> Address:

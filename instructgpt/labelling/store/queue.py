@@ -227,16 +227,16 @@ def _replies(session: Session, task: TaskRow, project: ProjectRow) -> Sequence[R
 
 
 def lease(store: Store, person_id: int, assignment_id: int) -> Lease:
-    """One's own running lease by its number.
+    """One's own lease by its number: running, or timed out, since a late answer may still be taken.
 
     Raises:
-        NotFound: it is somebody else's, over, or not there.
+        NotFound: it is somebody else's, submitted, skipped, or not there.
         Forbidden: the account is not active.
     """
     with store.read() as session:
         person = labeler(session, person_id)
         held = get(session, AssignmentRow, assignment_id, "task")
-        if held.person_id != person.id or held.state != "leased":
+        if held.person_id != person.id or held.state in ("submitted", "skipped"):
             raise NotFound("there is no such task")
         member = session.get_one(MemberRow, (held.project_id, person.id))
         return shown(session, held, member)

@@ -24,12 +24,13 @@ from instructgpt.comparators.rounds import (
 from instructgpt.comparators.settings import A2CConfig
 from instructgpt.maths.ppo import explained_variance
 from instructgpt.rlhf.alarms import Alarms
-from instructgpt.rlhf.prepare import prepare, resolve, save
+from instructgpt.rlhf.prepare import memory_of, prepare, resolve, save
 from instructgpt.rlhf.rollout import micro_batches
 from instructgpt.rlhf.round import Judged, check, describe, judge, learning_rates
 from instructgpt.rlhf.update import Learner, value_gradients
 from instructgpt.runtime.checkpoint import open_run
 from instructgpt.runtime.device import tune_malloc
+from instructgpt.runtime.memory import announce_memory
 from instructgpt.runtime.optim import set_lr
 
 __all__ = ["A2CConfig", "train"]
@@ -51,6 +52,8 @@ def train(config: A2CConfig) -> dict[str, Any]:
         if run.finished is not None:
             return run.finished
         parts = prepare(ppo, inputs, run)
+        memory = memory_of(parts, ppo)
+        announce_memory("a2c", memory, ppo.max_tokens)
         first, last, alarms = parts.first, parts.last, Alarms(ppo, parts.alarms)
         forget_alarms(run)
         for iteration in run.steps(run.start, config.iterations, config.save_every):
@@ -72,7 +75,8 @@ def train(config: A2CConfig) -> dict[str, Any]:
                 write_samples(run, finished, parts.tokenizer, episodes, reward=scores, kl=kl)
                 save(run, finished, parts, ppo, {"first": first, "last": last, "alarms": alarms.state()})
         done = summary(run, config.iterations, parts.prompts, first, last)
-        return run.finish(done | {"value_init": parts.value_init, "alarms": alarms.counts})
+        done |= {"value_init": parts.value_init, "alarms": alarms.counts}
+        return run.finish(done | {"memory_estimate_mib": memory.rounded()})
 
 
 def update(learner: Learner, judged: Judged, config: A2CConfig, iteration: int) -> Stats:

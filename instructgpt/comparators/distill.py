@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from instructgpt.comparators.prepare import Parts, prepare, save
+from instructgpt.comparators.prepare import Parts, memory_of, prepare, save
 from instructgpt.comparators.rounds import (
     Clock,
     Stats,
@@ -31,6 +31,7 @@ from instructgpt.rlhf.rollout import Episodes, part_scores
 from instructgpt.rlhf.round import learning_rates
 from instructgpt.runtime.checkpoint import open_run
 from instructgpt.runtime.device import pick_dtype, tune_malloc
+from instructgpt.runtime.memory import announce_memory
 from instructgpt.runtime.optim import set_lr
 from instructgpt.scoring.likelihood import accumulate
 from instructgpt.text.chat import Rendered
@@ -55,6 +56,8 @@ def train(config: DistillConfig) -> dict[str, Any]:
         if run.finished is not None:
             return run.finished
         parts = prepare(ppo, inputs, run)
+        memory = memory_of(parts, ppo)
+        announce_memory("distill", memory, ppo.max_tokens)
         sampler = parts.policy if config.sampler == "policy" else parts.reference
         forget_alarms(run)
         for iteration in run.steps(run.start, config.iterations, config.save_every):
@@ -86,7 +89,8 @@ def train(config: DistillConfig) -> dict[str, Any]:
                 write_samples(run, finished, parts.tokenizer, episodes, reward=found, chosen=won)
                 save(run, finished, parts, config.keep)
         done = summary(run, config.iterations, parts.prompts, parts.first, parts.last)
-        return run.finish(done | {"alarms": parts.alarms.counts})
+        done |= {"alarms": parts.alarms.counts, "memory_estimate_mib": memory.rounded()}
+        return run.finish(done)
 
 
 def winners(scores: Tensor, group: int) -> Tensor:

@@ -33,6 +33,7 @@ from instructgpt.rlhf.networks import Networks
 from instructgpt.rlhf.prepare import prompt_indices
 from instructgpt.runtime.checkpoint import Run, open_run
 from instructgpt.runtime.device import pick_device, pick_dtype, tune_malloc
+from instructgpt.runtime.memory import announce_memory, estimate_memory
 from instructgpt.runtime.optim import (
     adamw,
     linear_warmup,
@@ -80,6 +81,8 @@ def train(config: DPOConfig) -> dict[str, Any]:
         dtype = pick_dtype(config.dtype)
         networks = Networks(config.ppo, source, run.latest, pick_device(config.device))
         reference, policy = networks.reference(), networks.policy()
+        memory = estimate_memory([policy], [reference], tokens=config.micro_tokens)
+        announce_memory("dpo", memory, config.micro_tokens)
         rankings = read_comparisons(config.rankings, tokenizer, policy.config.context)
         preferences = preferences_of(rankings.train, rankings.train_texts, tokenizer)
         held_out = preferences_of(rankings.held_out, rankings.held_out_texts, tokenizer)
@@ -118,6 +121,7 @@ def train(config: DPOConfig) -> dict[str, Any]:
                 "held_out": len(held_out),
                 "dropped_rankings": rankings.dropped_rankings,
                 "steps": steps,
+                "memory_estimate_mib": memory.rounded(),
             }
         )
 

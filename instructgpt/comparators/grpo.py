@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from instructgpt.comparators.prepare import Parts, prepare, save
+from instructgpt.comparators.prepare import Parts, memory_of, prepare, save
 from instructgpt.comparators.rounds import (
     Clock,
     Stats,
@@ -40,6 +40,7 @@ from instructgpt.rlhf.round import Judged, describe, learning_rates
 from instructgpt.rlhf.update import policy_logprobs
 from instructgpt.runtime.checkpoint import open_run
 from instructgpt.runtime.device import tune_malloc
+from instructgpt.runtime.memory import announce_memory
 from instructgpt.runtime.optim import set_lr
 
 __all__ = ["GRPOConfig", "train"]
@@ -62,6 +63,8 @@ def train(config: GRPOConfig) -> dict[str, Any]:
         if run.finished is not None:
             return run.finished
         parts = prepare(ppo, inputs, run)
+        memory = memory_of(parts, ppo)
+        announce_memory("grpo", memory, ppo.max_tokens)
         forget_alarms(run)
         for iteration in run.steps(run.start, config.iterations, config.save_every):
             clock, finished = Clock(), iteration + 1
@@ -87,7 +90,8 @@ def train(config: GRPOConfig) -> dict[str, Any]:
                 write_samples(run, finished, parts.tokenizer, episodes, reward=rollout.scores, kl=rewards.kl)
                 save(run, finished, parts, config.keep)
         done = summary(run, config.iterations, parts.prompts, parts.first, parts.last)
-        return run.finish(done | {"alarms": parts.alarms.counts})
+        done |= {"alarms": parts.alarms.counts, "memory_estimate_mib": memory.rounded()}
+        return run.finish(done)
 
 
 def update(parts: Parts, rollout: Rollout, advantages: Tensor, config: GRPOConfig, iteration: int) -> Stats:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from instructgpt.errors import CheckpointError
 from instructgpt.model.adapter import tokenizer_folder
@@ -18,6 +19,7 @@ from instructgpt.rlhf.prepare import PromptSet, load_prompts, special_ids
 from instructgpt.rlhf.settings import PPOConfig
 from instructgpt.runtime.checkpoint import Run
 from instructgpt.runtime.device import pick_device
+from instructgpt.runtime.memory import MemoryEstimate, estimate_memory
 from instructgpt.runtime.optim import adamw, optimizer_tensors, restore_optimizer
 from instructgpt.scoring.ask import check_prompts, leaves
 from instructgpt.scoring.reward import Ensemble, Reward, RewardModel
@@ -80,6 +82,15 @@ def prepare(config: PPOConfig, inputs: dict[str, str | Path], run: Run) -> Parts
         last=dict(state.get("last", {})),
         skipped_in_a_row=int(state.get("skipped_in_a_row", 0)),
     )
+
+
+def memory_of(parts: Parts, config: PPOConfig) -> MemoryEstimate:
+    """What the policy's training takes beside the frozen models; what they share counts once."""
+    frozen: list[nn.Module] = [parts.reference]
+    for leaf in leaves(parts.reward):
+        members = leaf.members if isinstance(leaf, Ensemble) else (leaf,)
+        frozen += [member.model for member in members if isinstance(member, RewardModel)]
+    return estimate_memory([parts.policy], frozen, tokens=config.max_tokens)
 
 
 def save(run: Run, finished: int, parts: Parts, keep: int) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from instructgpt.comparators.prepare import Parts, prepare, save
+from instructgpt.comparators.prepare import Parts, memory_of, prepare, save
 from instructgpt.comparators.rounds import (
     Clock,
     Stats,
@@ -33,6 +33,7 @@ from instructgpt.rlhf.rollout import Rollout, micro_batches
 from instructgpt.rlhf.round import Judged, describe, learning_rates
 from instructgpt.runtime.checkpoint import open_run
 from instructgpt.runtime.device import tune_malloc
+from instructgpt.runtime.memory import announce_memory
 from instructgpt.runtime.optim import set_lr
 
 __all__ = ["RLOOConfig", "train"]
@@ -54,6 +55,8 @@ def train(config: RLOOConfig) -> dict[str, Any]:
         if run.finished is not None:
             return run.finished
         parts = prepare(ppo, inputs, run)
+        memory = memory_of(parts, ppo)
+        announce_memory("rloo", memory, ppo.max_tokens)
         forget_alarms(run)
         for iteration in run.steps(run.start, config.iterations, config.save_every):
             clock, finished = Clock(), iteration + 1
@@ -79,7 +82,8 @@ def train(config: RLOOConfig) -> dict[str, Any]:
                 write_samples(run, finished, parts.tokenizer, episodes, reward=rollout.scores, kl=rewards.kl)
                 save(run, finished, parts, config.keep)
         done = summary(run, config.iterations, parts.prompts, parts.first, parts.last)
-        return run.finish(done | {"alarms": parts.alarms.counts})
+        done |= {"alarms": parts.alarms.counts, "memory_estimate_mib": memory.rounded()}
+        return run.finish(done)
 
 
 def update(parts: Parts, rollout: Rollout, advantages: Tensor, config: RLOOConfig, iteration: int) -> Stats:

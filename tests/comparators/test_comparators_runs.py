@@ -53,6 +53,14 @@ def test_the_run_folder(finished) -> None:
     summary = json.loads((out / "summary.json").read_text())
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert summary["verb"] == name and summary["checkpoint"] == "checkpoints/step-000004"
+    memory = summary["memory_estimate_mib"]
+    assert memory["total"] > 0 and set(memory) > {
+        "trained",
+        "frozen",
+        "gradients",
+        "optimizer",
+        "activations",
+    }
     assert [row["step"] for row in rows] == [1, 2, 3, 4]
     needed = {"samples", "lr", "seconds_update", "skipped_steps"}
     if name == "dpo":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path as FilePath
 from typing import Annotated, Any
@@ -275,7 +275,7 @@ class Posted:
         return found
 
 
-async def _posted(request: Request, page: Anyone) -> Posted:
+async def _posted(request: Request, page: Anyone) -> AsyncIterator[Posted]:
     content_type = request.headers.get("content-type", "")
     if content_type.startswith("multipart/") and not page.may_administer:
         raise HTTPException(415)
@@ -291,9 +291,12 @@ async def _posted(request: Request, page: Anyone) -> Posted:
             # Databases can't hold NUL, and browsers never send it.
             items.append((name, value.replace("\r\n", "\n").replace("\x00", "")))
     posted = Posted(items, files)
-    if not same_token(posted.text("csrf"), page.csrf) or page.is_new_browser:
-        raise StaleForm
-    return posted
+    try:
+        if not same_token(posted.text("csrf"), page.csrf) or page.is_new_browser:
+            raise StaleForm
+        yield posted
+    finally:
+        await form.close()
 
 
 Form = Annotated[Posted, Depends(_posted)]

@@ -29,7 +29,7 @@ def flatten(table: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Translator:
-    """The texts of one language: `t("rank.title")`, with named values put in."""
+    """The texts of one language: `t("rank.lead")`, with named values put in."""
 
     language: str
     table: Mapping[str, str]

@@ -216,7 +216,7 @@ def project(store: Store, people_here: dict[str, int]) -> Callable[..., Project]
         ada = people_here["ada"]
         settings = {"name": f"a {kind} project", "replies": 2 if kind == "compare" else 3} | settings
         made = projects.create_project(store, ProjectSettings(kind=kind, **settings), by=ada)
-        if kind == "prompt":
+        if kind == "prompt" and count:
             tasks.add_prompt_tasks(store, made.id, count, style="plain", by=ada)
         elif count:
             rows: list[dict[str, Any]] = [{"prompt": f"Question {i}?"} for i in range(count)]

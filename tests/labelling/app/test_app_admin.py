@@ -44,7 +44,7 @@ def test_a_project_is_made_filled_and_changed(
     for expected in ("2 prompts were added", "2 were there already"):
         ada.send(f"/admin/projects/{made.id}/import", files=upload, purpose="work")
         assert expected in ada.text, ada.text
-    assert "1 prompt still lacks replies" in ada.text
+    assert "Two? work 0 lacks replies" in ada.text
     broken = {"file": ("p.jsonl", b'{"prompt": "x"}\n{"prompt": 3}')}
     ada.send(f"/admin/projects/{made.id}/import", files=broken)
     assert ada.status == 422 and "p.jsonl:2" in ada.text
@@ -64,13 +64,13 @@ def test_the_list_of_tasks_is_filtered_and_paged(
 ) -> None:
     made = project("rank", count=30)
     ada = visit("ada").get(f"/admin/projects/{made.id}/tasks")
-    assert ada.text.count("Question") == 25
+    assert ada.text.count("? work") == 25
     more = next(link for link in ada.page.links if link.startswith("?after="))
-    assert ada.get(f"/admin/projects/{made.id}/tasks{more}").text.count("Question") == 5
+    assert ada.get(f"/admin/projects/{made.id}/tasks{more}").text.count("? work") == 5
     first = tasks.tasks(store, made.id, by=None)[0]
     ada.get(f"/admin/tasks/{first.id}").send(f"/admin/tasks/{first.id}/withdraw", withdrawn=1)
     assert "withdrawn" in ada.text and tasks.task(store, first.id, by=None).state == "withdrawn"
-    assert ada.get(f"/admin/projects/{made.id}/tasks?state=withdrawn").text.count("Question") == 1
+    assert ada.get(f"/admin/projects/{made.id}/tasks?state=withdrawn").text.count("? work") == 1
     assert ada.get(f"/admin/projects/{made.id}/tasks?state=nonsense&after=-5&purpose=x").status == 200
 
 
@@ -152,8 +152,9 @@ def test_tokens_for_programs(visit: Visit, people_here: dict[str, int], project:
     said = {
         "id": "1",
         "prompt": "Hi",
-        "responses": [{"text": "a"}, {"text": "b"}],
+        "replies": [{"text": "a"}, {"text": "b"}],
         "choice": 0,
+        "kind": "comparison",
         "consent": True,
     }
     stored = [program.post("/api/feedback", json=said, headers=key) for _ in range(2)]

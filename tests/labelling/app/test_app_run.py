@@ -127,5 +127,5 @@ def test_export_from_the_command_line(
     assert (tmp_path / "out" / "rankings_train.jsonl").exists()
     both = run(LabelConfig(**config))
     assert f"{made.id}-a-rank-project/rankings_train.jsonl" in both["files"]
-    with pytest.raises(ConfigError, match=r"no project 'x'.*choose one of 1 \(a rank project\)"):
+    with pytest.raises(ConfigError, match=r"no project 'x'.*1 \(a rank project\)"):
         run(LabelConfig(**config, project="x"))

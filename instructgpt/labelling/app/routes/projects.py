@@ -53,14 +53,15 @@ def create_project(page: Admin, form: Form) -> Response:
             project = projects.create_project(page.store, settings, by=page.me)
             return page.go(f"/admin/projects/{project.id}/tasks")
         except (Invalid, Conflict) as refusal:
-            problems = _problems(refusal)
+            problems = _problems(page, refusal)
     return _settings_page(page, None, form.values(), problems, 422)
 
 
-def _problems(refusal: Invalid | Conflict) -> list[str]:
+def _problems(page: Page, refusal: Invalid | Conflict) -> list[str]:
     if isinstance(refusal, Invalid):
         return [f"{problem.field}: {problem.what}" for problem in refusal.problems]
-    return [str(refusal)]
+    code = f"error.{refusal.code}"
+    return [page.t(code) if page.t.has(code) else str(refusal)]
 
 
 @router.get("/projects/{project_id}/settings")
@@ -82,7 +83,7 @@ def change_settings(project_id: Id, page: Admin, form: Form) -> Response:
             projects.update_project(page.store, project_id, settings, by=page.me)
             return page.go(f"/admin/projects/{project_id}/settings", saved="1")
         except (Invalid, Conflict) as refusal:
-            problems = _problems(refusal)
+            problems = _problems(page, refusal)
     return _settings_page(page, project, form.values(), problems, 422)
 
 

@@ -27,6 +27,8 @@ from instructgpt.labelling.store.tasks import NewReply, NewTask, add_prompt_task
 CHROMIUM = "/usr/bin/chromium"
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
 DESKTOP, PHONE = (1280, 860), (390, 800)
+TALLEST = 1240
+"""Longer pages are cut off there, in pixels."""
 PASSWORD = "a sample password"
 FOLDER = Path(__file__).parent.parent / "docs" / "images" / "label"
 
@@ -175,10 +177,10 @@ def take(url: str, found: list[Shot], folder: Path, chromium: str) -> None:
             if shot.act:
                 ACTS[shot.act](page)
             page.wait_for_load_state("networkidle")
-            save(
-                page.screenshot(full_page=shot.size == DESKTOP and shot.act != "rank"),
-                folder / f"{shot.name}.png",
-            )
+            full = shot.size == DESKTOP and shot.act != "rank"
+            height = page.evaluate("document.documentElement.scrollHeight") if full else shot.size[1]
+            clip = {"x": 0, "y": 0, "width": shot.size[0], "height": min(height, TALLEST)}
+            save(page.screenshot(full_page=full, clip=clip), folder / f"{shot.name}.png")
             context.close()
         browser.close()
 

@@ -170,6 +170,7 @@ def begin(page: Any, t: Translator, link: str, by_keyboard: bool) -> None:
             press_to(page, selector)
             page.keyboard.type(text)
         page.keyboard.press("Enter")
+        page.locator("a[href='/admin/new']").wait_for()
         press_to(page, "a[href='/admin/new']")
         page.keyboard.press("Enter")
         page.wait_for_url("**/admin/new")
@@ -180,8 +181,8 @@ def begin(page: Any, t: Translator, link: str, by_keyboard: bool) -> None:
         press_to(page, "button[value=save]")
         page.keyboard.press("Enter")
     page.locator("#file").set_input_files(upload)  # the file dialog is the system's
-    press_to(page, "form[action$='/import'] button.main") if by_keyboard else None
     if by_keyboard:
+        press_to(page, "form[action$='/import'] button.main")
         page.keyboard.press("Enter")
     else:
         page.click("form[action$='/import'] button.main")
@@ -365,16 +366,17 @@ def test_marks_all_bad_and_skipping_by_keyboard(
     page = tab()
     log_in(page, url, "lea")
     page.goto(f"{url}/projects/{made.id}/work")
+    first = page.url
     page.keyboard.press("a")
     page.keyboard.press("m")
     page.keyboard.press("Space")
     press_to(page, "input[name=all_bad]")
     page.keyboard.press("Space")
     rank_by_keyboard(page)
-    page.wait_for_function("n => !location.pathname.endsWith(n)", arg=page.url.rsplit("/")[-1])
+    page.wait_for_url(lambda address: "/tasks/" in address and address != first)
     (label,) = review.labels(store, made.id, by=None)
     assert label.answer.all_bad and sum(len(j.flags) for j in label.answer.judgements) == 1
-    press_to(page, "details.skip:last-of-type > summary")
+    press_to(page, "details.skip:has(form) > summary")
     page.keyboard.press("Enter")
     press_to(page, "input[name=reason]")
     page.keyboard.press("Space")

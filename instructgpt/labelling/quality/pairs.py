@@ -91,7 +91,8 @@ class PairTable:
 
     def among(self, labelers: Sequence[int]) -> PairTable:
         """Rows whose two labelers are both among these."""
-        return self._rows(np.isin(self.labelers, list(labelers)).all(axis=1))
+        known = np.isin(self.labelers, list(labelers))
+        return self._rows(known[:, 0] & known[:, 1])
 
     def with_one(self, labeler: int, others: Sequence[int]) -> PairTable:
         """Rows of this labeler beside one of `others`."""
@@ -110,9 +111,10 @@ class PairTable:
 
 def _counts(ours: NDArray[np.int8], theirs: NDArray[np.int8]) -> tuple[float, ...]:
     product = ours * theirs
-    same, opposite = np.count_nonzero(product > 0), np.count_nonzero(product < 0)
+    same, opposite = int(np.count_nonzero(product > 0)), int(np.count_nonzero(product < 0))
     tau = kendall_tau(ours, theirs)
-    return same, opposite, product.size - same - opposite, 0.0 if np.isnan(tau) else tau, not np.isnan(tau)
+    tied = product.size - same - opposite
+    return same, opposite, tied, *((0.0, 0.0) if np.isnan(tau) else (tau, 1.0))
 
 
 def agreement_untied(totals: Array) -> Array:
@@ -168,9 +170,11 @@ def ranking_agreement(table: PairTable, seed: int = 0) -> RankingAgreement:
     whole = sums.sum(axis=0)
     overlap = len(present)
     with np.errstate(divide="ignore", invalid="ignore"):
-        figures = [
+        untied, ties_half, tau = (
             estimate(float(statistic(whole)), resampled, statistic, overlap)
             for statistic in (agreement_untied, agreement_ties_half, mean_tau)
-        ]
+        )
         tied = float(tie_share(whole))
-    return RankingAgreement(*figures, tied=None if np.isnan(tied) else tied, pairs=int(whole[:3].sum()))
+    return RankingAgreement(
+        untied, ties_half, tau, tied=None if np.isnan(tied) else tied, pairs=int(whole[:3].sum())
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from instructgpt.labelling.quality.annotations import Annotation, Known, Labeler
 from instructgpt.labelling.quality.report import QualityReport, quality_report
@@ -23,20 +24,16 @@ from instructgpt.labelling.store.screening import ScreeningAnswer
 def annotation_of(row: LabelRecord) -> Annotation:
     """One stored label as plain data; replies are named by their position as stored."""
     answer = row.answer
-    common = {
-        "item": row.task_key,
-        "labeler": str(row.person_id),
-        "kind": row.kind,
-        "seconds": row.seconds if row.active_seconds is None else row.active_seconds,
-    }
+    seconds = row.seconds if row.active_seconds is None else row.active_seconds
+    common = Annotation(row.task_key, str(row.person_id), row.kind, seconds=seconds)
     if isinstance(answer, DemonstrationAnswer):
         written = [turn.content for turn in answer.turns if turn.role == "assistant"]
-        return Annotation(**common, text="\n".join(written))
+        return replace(common, text="\n".join(written))
     if isinstance(answer, PromptAnswer):
-        return Annotation(**common, text=answer.text)
+        return replace(common, text=answer.text)
     judged = answer.judgements
-    return Annotation(
-        **common,
+    return replace(
+        common,
         ranks={judgement.reply: judgement.rank for judgement in judged},
         ratings={j.reply: j.rating for j in judged if j.rating is not None},
         # A comparison need not carry flags, so that an empty box there says nothing.

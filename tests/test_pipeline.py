@@ -206,7 +206,7 @@ def test_every_verb_of_the_command_line_that_a_pipeline_can_run_is_the_same() ->
             assert place == (entry.module, entry.config_class, entry.function)
     # A sweep is a pipeline of its own; the doctor needs no data and makes nothing that a stage could use; the
     # others wait for people.
-    alone = {"demo", "run", "sweep", "doctor", "chat", "serve", "keys", "label", "data"}
+    alone = {"demo", "run", "sweep", "doctor", "chat", "serve", "keys", "label"}
     assert set(cli.VERBS) - set(recipe.STAGES) == alone
 
 

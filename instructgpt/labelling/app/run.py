@@ -86,7 +86,7 @@ class LabelConfig:
             raise ConfigError(
                 "--project chooses what to export or to judge",
                 "--project",
-                "give --export FOLDER or --quality True too",
+                "give --export FOLDER or --quality too",
             )
         if self.export and self.quality:
             raise ConfigError("two things were asked at once", "--export, --quality", "run them one by one")

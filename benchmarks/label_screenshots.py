@@ -60,7 +60,7 @@ def shots(project: int, compare: int, write: int, prompts: int) -> list[Shot]:
         Shot("compare", f"/projects/{compare}/work", "lea"),
         Shot("write", f"/projects/{write}/work", "lea", act="write"),
         Shot("write-prompt-zh", f"/projects/{prompts}/work", "lou", "zh"),
-        Shot("mine", f"/projects/{project}/mine", "Ana"),
+        Shot("mine", f"/projects/{project}/mine", "Ana (simulated)"),
         Shot("overview-dark", "/admin", theme="dark"),
         Shot("progress", home),
         Shot("progress-phone-dark", home, theme="dark", size=PHONE),
@@ -84,7 +84,7 @@ def sample(store: Store) -> tuple[int, int, int, int]:
     for name, role in (("ada", "admin"), ("lea", "labeler"), ("lou", "labeler")):
         people.create_person(store, name, PASSWORD, role, by=None)  # type: ignore[arg-type]
     for person in people.people(store, by=None):
-        if person.name == "Ana":
+        if person.name == "Ana (simulated)":
             people.set_password(store, person.id, PASSWORD, by=None)
     guide = "**Helpful first**, then truthful and harmless.\n\n- Answer what was asked.\n- Admit doubt."
     made = []

@@ -43,7 +43,7 @@ __all__ = [
     "save_model",
 ]
 
-Model = TypeVar("Model", LanguageModel, ScalarModel)
+Model = TypeVar("Model", bound=nn.Module)
 SHARD_BYTES = 5_000_000_000
 """Weights beyond this size are written in parts, each of at most this size (one tensor is never cut)."""
 _SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")

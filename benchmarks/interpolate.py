@@ -115,9 +115,13 @@ def page(summary: Found, run: str) -> str:
     lines = [
         "# Weights between SFT and PPO, measured",
         "",
-        f"`python -m benchmarks.interpolate --run {run}` on {date.today().isoformat()}: {os.cpu_count()} "
-        f"cores, {platform.machine()}, Python {platform.python_version()}, {summary['seconds'] / 60:.1f} "
-        "minutes. This page is written by `benchmarks/interpolate.py`.",
+        f"By the command below on {date.today().isoformat()}: {os.cpu_count()} cores, {platform.machine()}, "
+        f"Python {platform.python_version()}, {summary['seconds'] / 60:.1f} minutes. This page is written by "
+        "`benchmarks/interpolate.py`.",
+        "",
+        "```",
+        f"python -m benchmarks.interpolate --run {run}",
+        "```",
         "",
         "Which of three dials gives back the alignment tax at the least price: weights between SFT and PPO "
         "([`convert`](../models.md)), stopping PPO earlier, or mixing pretraining text in (PPO-ptx)?",

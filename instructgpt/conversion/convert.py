@@ -155,7 +155,8 @@ def _write_folder(config: ConvertConfig, sources: list[Path], folder: Path) -> M
         return import_gguf(sources[0], folder, dtype, shard_bytes)
     if config.interpolate:
         assert config.alpha is not None, "checked with the flags"
-        model = mix(*sources, config.alpha).to(dtype)
+        first, second = sources
+        model = converted(mix(first, second, config.alpha), dtype)
     elif config.merge_lora:
         model = _merged(sources[0], dtype)
     else:

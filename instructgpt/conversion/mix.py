@@ -11,7 +11,7 @@ import torch
 
 from instructgpt.errors import CheckpointError
 from instructgpt.model.heads import LanguageModel, ScalarModel
-from instructgpt.model.hf import load_language_model, load_scalar_model, read_hf_config
+from instructgpt.model.hf import converted, load_language_model, load_scalar_model, read_hf_config
 from instructgpt.model.interpolate import interpolate
 from instructgpt.scoring.selftest import FILE as SELFTEST
 from instructgpt.scoring.selftest import check_selftest
@@ -29,7 +29,7 @@ def open_any(folder: Path, dtype: torch.dtype = torch.float32) -> LanguageModel 
     model = load_scalar_model(folder)
     if (folder / SELFTEST).is_file():
         check_selftest(folder, model, Tokenizer.load(folder))
-    return model.to(dtype)
+    return converted(model, dtype)
 
 
 def is_scalar(folder: Path) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from instructgpt.data.records import Prompt
@@ -152,7 +152,14 @@ def _samples(world: World, seed: int) -> list[_Sample]:
                 break
         if len(found) == TASKS:
             break
-    return found
+    # The first one that people see shows the interface, not the limits of this world.
+    return sorted(found, key=lambda sample: sample is not _easiest(found))
+
+
+def _easiest(samples: Sequence[_Sample]) -> _Sample:
+    """The first plain English task about one person; else the first of all."""
+    plain = (s for s in samples if s.task.language == "en" and s.task.spec.kind == "about")
+    return next(plain, samples[0])
 
 
 def _label(store: Store, project_id: int, world: World, asked: Mapping[str, Task], seed: int) -> None:

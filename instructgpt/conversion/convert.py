@@ -54,7 +54,8 @@ def convert(config: ConvertConfig) -> dict[str, Any]:
     """
     sources = _sources(config)
     if config.push and not config.out:
-        if config.interpolate or config.to == "gguf" or config.dtype != "float32":
+        made = config.interpolate or config.merge_lora or config.to == "gguf" or config.dtype != "float32"
+        if made:
             cure = "name a folder for what is made: --out runs/mixed"
             raise ConfigError("--out is missing: the source does not go up as it is", "--out", cure)
         return {"verb": "convert", "source": config.source, **push(sources[0], config)}

@@ -16,7 +16,7 @@ from instructgpt.conversion.card import card, public
 from instructgpt.conversion.convert import ConvertConfig, convert
 from instructgpt.conversion.facts import facts_of
 from instructgpt.conversion.push import gather
-from instructgpt.errors import CheckpointError
+from instructgpt.errors import CheckpointError, ConfigError
 from instructgpt.generation.loading import open_model
 from instructgpt.model.config import ModelConfig
 from instructgpt.model.heads import new_language_model, new_scalar_model
@@ -230,6 +230,12 @@ def test_the_network_is_down(hub, run, capsys, monkeypatch) -> None:
         assert main(["convert", "--source", str(run / "ppo"), "--push", "team/x"]) == 2
     paragraph = error(capsys)
     assert "could not create the repository: ConnectError" in paragraph and "look at the network" in paragraph
+
+
+@pytest.mark.parametrize("made", [{"dtype": "bfloat16"}, {"to": "gguf"}])
+def test_what_is_made_needs_a_place(run: Path, made: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="--out is missing"):
+        convert(ConvertConfig(source=str(run / "ppo"), push="team/x", **made))
 
 
 def test_a_folder_without_a_model(tmp_path: Path) -> None:

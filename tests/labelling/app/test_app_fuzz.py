@@ -60,6 +60,7 @@ def fuzzed(visit: Visit, people_here: dict[str, int], project: Any, store: Store
     return ada, list(forms.values())
 
 
+@pytest.mark.slow
 @FEW
 @given(data=st.data())
 def test_no_form_breaks_the_server(fuzzed: tuple[Any, list[Any]], data: st.DataObject) -> None:
@@ -77,6 +78,7 @@ def test_no_form_breaks_the_server(fuzzed: tuple[Any, list[Any]], data: st.DataO
         assert response.status_code < 500, (form.action, fields, response.text)
 
 
+@pytest.mark.slow
 @FEW
 @given(query=st.text(max_size=30), number=st.integers(-(10**20), 10**20))
 def test_no_address_breaks_the_server(fuzzed: tuple[Any, list[Any]], query: str, number: int) -> None:

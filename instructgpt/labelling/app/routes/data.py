@@ -13,10 +13,11 @@ from instructgpt.errors import InstructGPTError
 from instructgpt.labelling.app.page import Admin, Form, Id, Page, Posted, Reviewer
 from instructgpt.labelling.store import export, fetch, imports, projects, tasks
 from instructgpt.labelling.store import form as forms
+from instructgpt.labelling.store.new_tasks import Purpose
 
 router = APIRouter(include_in_schema=False, prefix="/admin")
 
-PURPOSES = ("work", "screening", "onboarding")
+PURPOSES: tuple[Purpose, ...] = ("work", "screening", "onboarding")
 STATES = ("waiting", "open", "full", "withdrawn")
 PAGE_TASKS = 25
 MAX_REQUESTS = 10_000
@@ -69,7 +70,7 @@ def _upload(page: Page, form: Posted) -> tuple[str, bytes]:
 @router.post("/projects/{project_id}/import")
 def import_tasks(project_id: Id, page: Admin, form: Form) -> Response:
     """Prompts, with or without replies, from JSONL."""
-    purpose = form.line("purpose") if form.line("purpose") in PURPOSES else "work"
+    purpose = next((name for name in PURPOSES if name == form.line("purpose")), PURPOSES[0])
     try:
         added = imports.import_tasks(page.store, project_id, _upload(page, form), by=page.me, purpose=purpose)
     except InstructGPTError as error:
@@ -94,10 +95,11 @@ def import_replies(project_id: Id, page: Admin, form: Form) -> Response:
 @router.post("/projects/{project_id}/requests")
 def add_requests(project_id: Id, page: Admin, form: Form) -> Response:
     """Requests to write prompts."""
-    count, style = form.line("count"), form.line("style")
+    count = form.line("count")
+    style = next((name for name in forms.STYLES if name == form.line("style")), None)
     if not (count.isascii() and count.isdecimal() and 0 < int(count[:7]) <= MAX_REQUESTS and len(count) < 7):
         return _tasks_page(page, project_id, 422, problem=page.t("problem.count", n=f"{MAX_REQUESTS:,}"))
-    if style not in forms.STYLES:
+    if style is None:
         return _tasks_page(page, project_id, 422, problem=page.t("problem.style"))
     brief = form.text("brief")[: forms.MAX_NOTE]
     try:
@@ -105,7 +107,7 @@ def add_requests(project_id: Id, page: Admin, form: Form) -> Response:
             page.store,
             project_id,
             int(count),
-            style=style,  # type: ignore[arg-type]
+            style=style,
             brief=brief,
             by=page.me,
         )

@@ -9,11 +9,12 @@ from starlette.responses import Response
 
 from instructgpt.labelling.app.page import Admin, Form, Id, Page, Reviewer
 from instructgpt.labelling.store import audit, invitations, members, people, projects, screening, sessions
+from instructgpt.labelling.store.people import Role
 from instructgpt.labelling.store.refusals import Conflict, Invalid, NotFound
 
 router = APIRouter(include_in_schema=False, prefix="/admin")
 
-ROLES = ("labeler", "reviewer", "admin")
+ROLES: tuple[Role, ...] = ("labeler", "reviewer", "admin")
 
 
 @router.get("/people")
@@ -44,17 +45,21 @@ def _people_page(page: Page, status: int = 200, **values: Any) -> Response:
 @router.post("/people/invite")
 def invite(page: Admin, form: Form) -> Response:
     """Make a link through which one person can join."""
-    role, group = form.line("role"), form.line("group")[:64]
-    if role not in ROLES:
+    role, group = _role(form.line("role")), form.line("group")[:64]
+    if role is None:
         return _people_page(page, 422, problem=page.t("problem.role"))
     secret, invitation = invitations.invite(
         page.store,
         role,
         by=page.me,
         group=group or None,
-        note=form.line("note")[:200],  # type: ignore[arg-type]
+        note=form.line("note")[:200],
     )
     return _people_page(page, link=f"{page.base_url}/invitation/{secret}", invitation=invitation)
+
+
+def _role(text: str) -> Role | None:
+    return next((role for role in ROLES if role == text), None)
 
 
 @router.post("/people/{person_id}/reset")
@@ -90,8 +95,9 @@ def change_person(person_id: Id, page: Admin, form: Form) -> Response:
 
 def _save(page: Page, person_id: int, role: str, group: str) -> None:
     person = people.person(page.store, person_id)
-    if role in ROLES and role != person.role:
-        people.set_role(page.store, person_id, role, by=page.me)  # type: ignore[arg-type]
+    wanted = _role(role)
+    if wanted is not None and wanted != person.role:
+        people.set_role(page.store, person_id, wanted, by=page.me)
     if group != (person.group or ""):
         people.set_group(page.store, person_id, group or None, by=page.me)
 

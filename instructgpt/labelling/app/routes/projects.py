@@ -138,8 +138,9 @@ def read_settings(
         "instructions": form.text("instructions"),
         "everyone": form.on("everyone"),
     }
-    kind = form.line("kind") or (project.settings.kind if project else "")
-    if kind not in forms.KINDS:
+    wanted = form.line("kind") or (project.settings.kind if project else "")
+    kind = next((name for name in forms.KINDS if name == wanted), None)
+    if kind is None:
         problems.append(page.t("problem.kind"))
     if not values["name"] or len(values["name"]) > 200:
         problems.append(page.t("problem.project-name"))
@@ -151,9 +152,9 @@ def read_settings(
         values[name] = number if text else default
     if kind == "compare":
         values["replies"] = 2
-    if problems:
+    if kind is None or problems:
         return None, problems
-    base = project.settings if project else ProjectSettings(name=values["name"], kind=kind)  # type: ignore[arg-type]
+    base = project.settings if project else ProjectSettings(name=values["name"], kind=kind)
     return replace(base, kind=kind, **values), []
 
 

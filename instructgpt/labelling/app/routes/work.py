@@ -197,7 +197,7 @@ def _longer(values: Values, kind: str, more: bool) -> Values:
     if kind == "demonstration":
         count = turn_count(values) + (2 if more else -2)
         names = [f"turn-{i}" for i in range(max(1, min(count, MAX_TURNS)))]
-        parts = ("turn-",)
+        parts: tuple[str, ...] = ("turn-",)
     else:
         count = max(2, min(example_count(values) + (1 if more else -1), MOST_EXAMPLES))
         names = [f"{part}-{i}" for i in range(count) for part in ("query", "response")]

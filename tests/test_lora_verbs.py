@@ -2,16 +2,19 @@
 
 import io
 import json
+import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 from instructgpt.cli import main
+from instructgpt.generation.loading import open_model
 from instructgpt.model.config import ModelConfig
 from instructgpt.model.heads import new_language_model
 from instructgpt.pretrain.train import write_checkpoint
 from instructgpt.runtime.files import hash_path
-from instructgpt.text.tokenizer import train_tokenizer
+from instructgpt.text.tokenizer import Tokenizer, train_tokenizer
 
 WORDS = ["red", "blue", "green", "one", "two", "three", "cat", "dog"]
 CHAIN = """
@@ -109,6 +112,17 @@ def test_verbs_open_adapters(
     """Without --lora-rank too: `sft`, `reward` and `ppo` then train all weights of the merged model."""
     monkeypatch.chdir(world)
     assert main([verb, *flags, "--out", str(tmp_path / "out")]) == 0
+
+
+def test_an_adapter_without_a_tokenizer_has_its_base_s(world: Path) -> None:
+    """As PEFT writes it."""
+    place = checkpoint(world / "runs" / "ppo")
+    bare = place.with_name("bare")
+    shutil.copytree(place, bare, ignore=shutil.ignore_patterns("tokenizer*", "train_state", "value", "ema"))
+    model, tokenizer = open_model(bare)
+    same, of_the_base = open_model(place), Tokenizer.load(world / "base")
+    assert tokenizer.fingerprint == of_the_base.fingerprint
+    assert torch.equal(model.transformer.embedding.weight, same[0].transformer.embedding.weight)
 
 
 def test_chat_opens_an_adapter(

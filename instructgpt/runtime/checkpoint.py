@@ -19,7 +19,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, is_dataclass
+from dataclasses import MISSING, asdict, fields, is_dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -221,7 +221,7 @@ def open_run(out: str | Path, verb: str, config: Any, inputs: Mapping[str, str |
     identity = _identity(verb, config, inputs)
     known = folder / "config.json"
     if known.exists():
-        _compare(json.loads(known.read_text(encoding="utf-8")), identity, folder)
+        _compare(json.loads(known.read_text(encoding="utf-8")), identity, folder, _defaults(config))
         fresh = False
     else:
         write_json(known, identity)
@@ -280,13 +280,23 @@ def _identity(verb: str, config: Any, inputs: Mapping[str, str | Path]) -> dict[
     return {"verb": verb, "version": __version__, "config": kept, "inputs": hashes}
 
 
-def _compare(old: dict[str, Any], new: dict[str, Any], folder: Path) -> None:
+def _defaults(config: Any) -> dict[str, Any]:
+    """What a setting is where a run was made before there was such a setting."""
+    known = fields(config) if is_dataclass(config) else ()
+    values = {field.name: field.default for field in known if field.default is not MISSING}
+    return {name: list(v) if isinstance(v, tuple) else v for name, v in values.items()}
+
+
+def _compare(
+    old: dict[str, Any], new: dict[str, Any], folder: Path, defaults: Mapping[str, Any] | None = None
+) -> None:
     other = old["verb"] != new["verb"]
     changes = [f"verb {old['verb']} -> {new['verb']}"] if other else []
     for part in () if other else ("config", "inputs"):
         names = sorted(old[part].keys() | new[part].keys())
         for name in names:
-            before, after = old[part].get(name), new[part].get(name)
+            unsaid = (defaults or {}).get(name) if part == "config" else None
+            before, after = old[part].get(name, unsaid), new[part].get(name)
             if before != after:
                 label = f"input {name}" if part == "inputs" else name
                 changes.append(f"{label}: {before} -> {after}")

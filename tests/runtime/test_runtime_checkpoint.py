@@ -100,6 +100,18 @@ def test_another_configuration_is_refused_with_the_difference(tmp_path: Path) ->
         count(tmp_path / "r", 3, lr=0.2)
 
 
+def test_a_setting_that_is_newer_than_the_run_counts_as_its_default(tmp_path: Path) -> None:
+    """A new version's flag must not make old runs foreign; given another value, it does."""
+    count(tmp_path / "r", 2)
+    path = tmp_path / "r" / "config.json"
+    old = json.loads(path.read_text())
+    del old["config"]["lr"]
+    path.write_text(json.dumps(old))
+    assert count(tmp_path / "r", 2).item() == 1  # 0 + 1
+    with pytest.raises(RunChanged, match=r"lr: 0\.1 -> 0\.2"):
+        count(tmp_path / "r", 2, lr=0.2)
+
+
 def test_a_changed_input_is_noticed(tmp_path: Path) -> None:
     data = tmp_path / "data.jsonl"
     data.write_text("one")

@@ -62,6 +62,9 @@ def interval(found: Summary) -> str:
 def methods_figure(summary: Summary) -> str:
     """Hidden utility against KL, a panel for equal samples and one for equal time; an SVG file."""
     kinds = [at for at in ("samples", "seconds") if any(p["at"] == at for p in summary["points"])]
+    shown = [p for p in summary["points"] if p["at"] in kinds]
+    ends = [p["utility"][end] for p in (summary["sft"], *shown) for end in ("low", "high")]
+    farthest = max([0.1, *(p["kl"]["mean"] for p in shown)])
 
     def paint(panels: list[Any]) -> None:
         for panel, at in zip(panels, kinds, strict=True):
@@ -70,10 +73,12 @@ def methods_figure(summary: Summary) -> str:
             for point in summary["points"]:
                 if point["at"] == at:
                     _dot(panel, point["method"], point["kl"]["mean"], point["utility"])
+            panel.set_xlim(-0.05 * farthest, 1.05 * farthest)  # one scale, so that the panels compare
+            panel.set_ylim(min(ends) - 0.02, max(ends) + 0.02)
             panel.set_title(f"at {TITLES[at]}")
             panel.set_xlabel("KL to the SFT model, nats per reply")
             panel.set_ylabel("hidden utility")
-            panel.legend()
+            panel.legend(loc="lower right")
 
     return standalone(draw("methods", paint, columns=len(kinds), height=3.6))
 

@@ -141,6 +141,7 @@ def test_a_new_password_by_link_and_by_hand(visit: Visit, people_here: dict[str,
 
 
 def test_tokens_for_programs(visit: Visit, people_here: dict[str, int], project: Make, store: Store) -> None:
+    """Field faults 41 and 45: a token exports, and what users of a served model said comes in, once."""
     made = project("rank", count=2)
     ada = visit("ada").get("/admin/people").send("/admin/tokens", name="nightly", person=people_here["ada"])
     token = ada.response.text.split('id="token">')[1].split("<")[0]

@@ -236,7 +236,11 @@ def lease(store: Store, person_id: int, assignment_id: int) -> Lease:
     with store.read() as session:
         person = labeler(session, person_id)
         held = get(session, AssignmentRow, assignment_id, "task")
-        if held.person_id != person.id or held.state in ("submitted", "skipped"):
+        over = held.state in ("submitted", "skipped") or (held.purpose, held.state) == (
+            "screening",
+            "released",
+        )
+        if held.person_id != person.id or over:
             raise NotFound("there is no such task")
         member = session.get_one(MemberRow, (held.project_id, person.id))
         return shown(session, held, member)

@@ -101,6 +101,8 @@ def submit(
         task = session.get_one(TaskRow, held.task_id)
         answer = _checked(project, task, answer)
         stored = _by_position(session, held, answer)
+        if held.purpose == "screening" and held.state != "leased":
+            raise lease_lost()  # of a round of the test that was called off
         if held.purpose == "work":
             task = locked_task(session, task.id)
             if held.state != "leased":  # too late, but not if nobody else has taken the slot

@@ -124,6 +124,22 @@ def test_who_fails_gets_no_work_until_a_reviewer_says_so(
     assert lease is not None and lease.purpose == "work"
 
 
+def test_a_form_of_a_test_that_was_called_off_is_not_taken(
+    store: Store, labelers: list[Person], tested: Project
+) -> None:
+    ann = labelers[0]
+    old = queue.next_task(store, ann.id, tested.id)
+    assert old is not None
+    screening.set_screening(store, tested.id, ann.id, "pending", by=None)
+    with pytest.raises(Conflict):
+        submit.submit(store, ann.id, old.token, judge(old, True))
+    with pytest.raises(NotFound):
+        queue.lease(store, ann.id, old.assignment_id)
+    answer_test(store, ann, tested, [True] * 4)
+    (standing,) = members.projects_for(store, ann.id)
+    assert (standing.screening, standing.screening_done) == ("passed", 4)
+
+
 def test_screening_waits_over_days_and_over_deactivation(
     store: Store, labelers: list[Person], tested: Project, clock: "object"
 ) -> None:

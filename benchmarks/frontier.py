@@ -29,16 +29,16 @@ Summary = Mapping[str, Any]
 DOCS = Path(__file__).parent.parent / "docs"
 RESULTS, FIGURE = DOCS / "results" / "frontier.md", DOCS / "images" / "frontier.svg"
 BOUND, MOST, PROMPTS = 0.9, 16, 500
-BETAS: tuple[float, ...] = (0.3, 0.6)
+BETAS: tuple[float, ...] = (1.0, 0.4)
 # What differs from the demo's PPO-ptx. The moving average is measured, as noise of single steps costs KL.
 PPO: dict[str, Any] = {
-    "iterations": 120,
+    "iterations": 140,
     "lr": 4e-4,
     "value_lr": 1e-3,
     "lr_schedule": "linear",
-    "value_warmup": 2,
+    "value_warmup": 3,
     "ema": 0.98,
-    "save_every": 10,
+    "save_every": 14,
     "keep": 0,
 }
 

@@ -22,7 +22,19 @@ FENCE = re.compile(r"^```([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 # Written by a long measurement (`make verify`, the real run), so they have a test of their own.
 MEASURED = {
-    *(f"docs/results/{page}.md" for page in ("world", "smollm2", "certificate", "parity", "mutation", "interpolation")),
+    *(
+        f"docs/results/{page}.md"
+        for page in (
+            "world",
+            "smollm2",
+            "certificate",
+            "parity",
+            "mutation",
+            "interpolation",
+            "tax",
+            "frontier",
+        )
+    ),
     "docs/images/demo.svg",
 }
 READERS: dict[str, Callable[[Path], list[Any]]] = {

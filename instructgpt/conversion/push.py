@@ -222,7 +222,7 @@ def _refusal(error: Any, config: ConvertConfig, endpoint: str, what: str) -> Ins
         return ConfigError(
             "the Hub has a repository of this name already",
             where,
-            "choose another name, or add --update True to upload into it",
+            "choose another name, or add --update to upload into it",
         )
     if status == 404:
         return ConfigError(

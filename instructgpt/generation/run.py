@@ -48,7 +48,7 @@ class GenerateConfig:
     system: str = ""
     """System message put before every prompt that has none."""
     task: str = ""
-    """A task template, such as summarize or translate; see --list-tasks True."""
+    """A task template, such as summarize or translate; see --list-tasks."""
     field: Annotated[tuple[str, ...], UseAppendAction] = ()
     """A field of the task as name=value, or name=@FILE for a file's text; may be given several times."""
     language: Literal["en", "zh"] = "en"

@@ -131,7 +131,7 @@ def fit_task_prompts(
                 f"the prompt takes {taken} tokens, {taken - room} too many: the model's context of {context} "
                 f"must hold a reply of up to {settings.max_new} too",
                 prompt.where,
-                f"cut the end of {main!r} with --truncate True, lower --max-new, or use a model with a "
+                f"cut the end of {main!r} with --truncate, lower --max-new, or use a model with a "
                 "longer context",
             )
         messages, characters = render_within(

@@ -50,7 +50,7 @@ class Lora:
     def flags(self) -> str:
         """As one would write it on the command line."""
         text = f"--lora-rank {self.rank} --lora-alpha {self.alpha:g} --lora-targets {self.targets}"
-        text += " --lora-rslora True" if self.rslora else ""
+        text += " --lora-rslora" if self.rslora else ""
         return text + ("" if self.base == "float32" else f" --lora-base {self.base}")
 
 

@@ -50,7 +50,7 @@ def open_state(config: ServeConfig) -> ServerState:
         raise ConfigError(
             f"everyone who reaches {config.host} could ask",
             "--host",
-            "give --keys FILE (made by `instructgpt keys`), or --open True if that is meant",
+            "give --keys FILE (made by `instructgpt keys`), or --open if that is meant",
         )
     catalog = open_catalog(
         config.models, config.rewards, pick_device(config.device), pick_dtype(config.dtype)

@@ -33,6 +33,8 @@ MEASURED = {
             "interpolation",
             "tax",
             "frontier",
+            "lora",
+            "comparators",
         )
     ),
     "docs/images/demo.svg",

@@ -4,7 +4,7 @@
 # make check           formatting, lint, types
 # make golden WHY=".." record the golden runs anew where their numbers changed, and say why in CHANGELOG.md
 # make mutate          change maths/ and rlhf/ in small ways: do the tests notice? (an hour or two)
-# make verify          what takes hours: certificate, three demo seeds, tax, frontier; results go to docs/results/
+# make verify          what takes hours: three demo seeds and all that is measured on them, loads; into docs/results/
 
 PYTHON ?= python3
 SEED ?= 0
@@ -58,6 +58,11 @@ verify: $(VENV)/.test
 	$(BIN)/python -m benchmarks.world
 	$(BIN)/python -m benchmarks.tax
 	$(BIN)/python -m benchmarks.frontier
+	$(BIN)/python -m benchmarks.comparators --runs runs/verify/seed-0,runs/verify/seed-1,runs/verify/seed-2
+	$(BIN)/python -m benchmarks.interpolate
+	$(BIN)/python -m benchmarks.lora
+	$(BIN)/python -m benchmarks.label_load --databases sqlite,postgresql
+	$(BIN)/python -m benchmarks.serve_load --model runs/verify/seed-0/ppo_ptx
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

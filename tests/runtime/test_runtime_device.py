@@ -2,12 +2,13 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
 from instructgpt.errors import ConfigError
-from instructgpt.runtime.device import pick_device, pick_dtype
+from instructgpt.runtime.device import peak_memory_mib, pick_device, pick_dtype
 
 FREED = """
 import gc, torch
@@ -46,3 +47,14 @@ def test_freed_memory_is_given_back_on_request() -> None:
     kept_back, released = map(float, done.stdout.split())
     assert kept_back < 50
     assert released > 350
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc, which only Linux has")
+def test_a_started_process_does_not_count_what_its_parent_holds() -> None:
+    """getrusage(2) does: its peak goes on through fork and exec."""
+    held = bytearray(900 << 20)
+    held[:: 1 << 12] = b"x" * len(held[:: 1 << 12])  # touch every page
+    code = "from instructgpt.runtime.device import peak_memory_mib; print(peak_memory_mib())"
+    started = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert 50 < float(started.stdout) < 800  # PyTorch alone takes 200 to 400
+    assert peak_memory_mib() > 900

@@ -155,8 +155,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     # the default, brings two jobs on the same cores to a standstill (15,600 tokens/s of pretraining alone,
     # 170 beside another job); sleeping at once halves the speed of small models (8,000 against 18,900).
     os.environ.setdefault("GOMP_SPINCOUNT", "5000")
-    # Read by oneDNN: it keeps the code of so many products, each shape another. With the usual 1,024 six rounds
-    # of the demo's PPO, whose batches have ever new shapes, take 300 MiB more than with 32, and no less time.
+    # Read by oneDNN: it keeps the code of so many products, each shape another. With the usual 1,024 the
+    # demo's PPO, whose batches have ever new shapes, takes 300 MiB more in six rounds than with 32, in the
+    # same time.
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
     try:
         _dispatch(list(sys.argv[1:] if argv is None else argv))

@@ -14,6 +14,7 @@ import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any, Literal
@@ -26,7 +27,7 @@ from instructgpt.data.jsonl import expand, write_jsonl
 from instructgpt.data.records import Demonstration, Prompt, RankedResponse, Ranking, to_row
 from instructgpt.errors import ConfigError, DataError, ServiceError
 from instructgpt.runtime.checkpoint import open_run
-from instructgpt.serving.journal import read_journal
+from instructgpt.serving.journal import Entries, read_journal
 from instructgpt.text.chat import Message
 
 TOKEN = "INSTRUCTGPT_FEEDBACK_TOKEN"
@@ -48,16 +49,24 @@ class DataConfig:
     model: str = ""
     """Keep feedback on replies of this model only: a name, or a hash as /v1/models shows it."""
     since: str = ""
-    """Keep feedback from this day on, such as 2026-09-30."""
+    """Keep feedback from this day on (UTC), such as 2026-09-30."""
+
+    def __post_init__(self) -> None:
+        if self.since:
+            try:
+                date.fromisoformat(self.since)
+            except ValueError:
+                cure = "write it like 2026-09-30"
+                raise ConfigError(f"{self.since!r} is no day", "--since", cure) from None
 
 
 def run(config: DataConfig) -> dict[str, Any]:
     """Write the files; returns the summary.
 
     Rows without consent are passed over and counted. Where somebody judged the same replies again, the last
-    word counts. Summary: `rows`, `without_consent`, `repeated`, `rankings`, `ties`, `both_bad`,
-    `demonstrations`, `prompts`, `thumbs`, `users`, and the names of the `files`; a file that would be empty
-    is not written.
+    word counts. Summary: `rows`, `torn` (lines that a kill of the server cut), `without_consent`, `repeated`,
+    `rankings`, `ties`, `both_bad`, `demonstrations`, `prompts`, `thumbs`, `users`, and the names of the
+    `files`; a file that would be empty is not written.
 
     Raises:
         ConfigError, DataError, ServiceError: a flag, a row or the URL can't be used; or nothing is left.
@@ -71,15 +80,11 @@ def run(config: DataConfig) -> dict[str, Any]:
         # What a URL gives may have grown since.
         if opened.finished is not None and not remote:
             return opened.finished
-        rows = _fetch(config.source, opened.folder / "feedback.jsonl") if remote else _read(config.source)
-        return opened.finish(_write(opened.folder, rows, config))
+        paths = [_fetch(config.source, opened.folder / "feedback.jsonl")] if remote else expand(config.source)
+        return opened.finish(_write(opened.folder, [read_journal(path) for path in paths], config))
 
 
-def _read(source: str) -> list[dict[str, Any]]:
-    return [row for path in expand(source) for row in read_journal(path)]
-
-
-def _fetch(url: str, path: Path) -> list[dict[str, Any]]:
+def _fetch(url: str, path: Path) -> Path:
     """The lines that a URL gives, kept in `path`."""
     token = os.environ.get(TOKEN, "").strip()
     headers = {"Accept": "application/jsonl"} | ({"Authorization": f"Bearer {token}"} if token else {})
@@ -91,11 +96,13 @@ def _fetch(url: str, path: Path) -> list[dict[str, Any]]:
         cure = f"check the address, and the token in {TOKEN} if the server asks for one"
         raise ServiceError(f"the feedback can't be fetched: {error}", shown, cure) from error
     path.write_bytes(content)
-    return read_journal(path)
+    return path
 
 
-def _write(folder: Path, rows: Sequence[Mapping[str, Any]], config: DataConfig) -> dict[str, Any]:
-    consented = [row for row in rows if row.get("consent") is True]
+def _write(folder: Path, journals: Sequence[Entries], config: DataConfig) -> dict[str, Any]:
+    placed = [pair for found in journals for pair in zip(found.places, found.rows, strict=True)]
+    torn = [place for found in journals for place in found.torn]
+    consented = [_checked(row, place) for place, row in placed if row.get("consent") is True]
     wanted = [row for row in consented if _wanted(row, config)]
     about = {_about(row): row for row in wanted}
     # By content: what was said at the same time may have been stored in any order.
@@ -121,15 +128,17 @@ def _write(folder: Path, rows: Sequence[Mapping[str, Any]], config: DataConfig) 
         "thumbs": len(thumbs),
     }
     if not prompts:
-        what = f"of {len(rows)} rows none may be used ({len(rows) - len(consented)} without consent)"
+        cut = f", {len(torn)} lines that can't be read, the first at {torn[0]}" if torn else ""
+        what = f"of {len(placed)} rows none may be used ({len(placed) - len(consented)} without consent{cut})"
         raise DataError(what, config.source, "collect more feedback, or ask for less with --model, --since")
     for name, lines in files.items():
         if counts[name]:
             write_jsonl(folder / f"{name}.jsonl", lines)
     choices = [row["choice"] for row in last if row["kind"] == "comparison"]
     return {
-        "rows": len(rows),
-        "without_consent": len(rows) - len(consented),
+        "rows": len(placed),
+        "torn": len(torn),
+        "without_consent": len(placed) - len(consented),
         "repeated": len(wanted) - len(last),
         **counts,
         "ties": choices.count("tie"),
@@ -137,6 +146,23 @@ def _write(folder: Path, rows: Sequence[Mapping[str, Any]], config: DataConfig) 
         "users": len({row.get("user") or row.get("key") or row["id"] for row in last}),
         "files": [f"{name}.jsonl" for name in files if counts[name]],
     }
+
+
+def _checked(row: dict[str, Any], place: str) -> dict[str, Any]:
+    """The row, if all can be made of it that its kind stands for."""
+    try:
+        _prompt(row), _about(row), [_model(reply) for reply in row["replies"]]
+        kind = row["kind"]
+        if kind == "comparison":
+            _ranking(row)
+        elif kind == "thumb":
+            _thumb(row)
+        elif not (kind == "edit" and isinstance(row["edited"], str)):
+            raise ValueError(f"kind is {kind!r}")
+    except (KeyError, TypeError, ValueError) as error:
+        what = f"this row is not as `serve` writes one: {type(error).__name__} {error}"
+        raise DataError(what, place, "remove the line, or take the file that `serve` wrote") from error
+    return row
 
 
 def _wanted(row: Mapping[str, Any], config: DataConfig) -> bool:

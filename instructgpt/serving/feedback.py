@@ -24,7 +24,7 @@ from instructgpt.errors import ConfigError
 from instructgpt.scoring.post import Address, Failure, Line
 from instructgpt.serving.access import Caller
 from instructgpt.serving.fields import ChatMessage, Name, Strict
-from instructgpt.serving.journal import Journal, read_journal
+from instructgpt.serving.journal import Journal
 from instructgpt.serving.problems import Problem
 from instructgpt.serving.state import ServerState
 
@@ -114,15 +114,6 @@ def open_store(path: str | Path, url: str) -> FeedbackStore:
     """
     journal = Journal(path)
     return PostOrKeep(url, journal) if url else journal
-
-
-def read_feedback(path: str | Path) -> list[dict[str, Any]]:
-    """The rows of a feedback file.
-
-    Raises:
-        DataError: see `read_journal`.
-    """
-    return read_journal(path)
 
 
 def router(state: ServerState) -> APIRouter:

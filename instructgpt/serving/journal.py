@@ -7,7 +7,7 @@ import os
 import threading
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from instructgpt.errors import DataError
 from instructgpt.runtime.files import storage_errors
@@ -49,13 +49,23 @@ class Journal:
                 os.close(descriptor)
 
 
-def read_journal(path: str | Path) -> list[dict[str, Any]]:
-    """All rows; a line that a kill has torn is left out where it is the last one or ends in nothing valid.
+class Entries(NamedTuple):
+    """What a journal holds."""
+
+    rows: list[dict[str, Any]]
+    places: list[str]
+    """FILE:LINE of each row."""
+    torn: list[str]
+    """FILE:LINE of the lines that a kill has torn."""
+
+
+def read_journal(path: str | Path) -> Entries:
+    """All rows of a journal, and where a line can't be read.
 
     Raises:
         DataError: a line is valid JSON and no object.
     """
-    rows = []
+    entries = Entries([], [], [])
     # Not `splitlines`: a text in a row may hold other characters that end lines, such as U+2028.
     for number, line in enumerate(Path(path).read_bytes().split(b"\n"), 1):
         if not line.strip():
@@ -63,8 +73,10 @@ def read_journal(path: str | Path) -> list[dict[str, Any]]:
         try:
             row = json.loads(line)
         except ValueError:
-            continue  # torn by a kill
+            entries.torn.append(f"{path}:{number}")
+            continue
         if not isinstance(row, dict):
             raise DataError("a line is no JSON object", f"{path}:{number}", "remove the line")
-        rows.append(row)
-    return rows
+        entries.rows.append(row)
+        entries.places.append(f"{path}:{number}")
+    return entries

@@ -179,3 +179,30 @@ def test_mistakes_say_the_cure(tmp_path: Path) -> None:
         run(DataConfig(out=str(tmp_path / "out")))
     with pytest.raises(DataError, match="no such file"):
         run(DataConfig(source=str(tmp_path / "none.jsonl"), out=str(tmp_path / "out")))
+
+
+@pytest.mark.parametrize("missing", ["prompt", "replies", "kind", "choice"])
+def test_a_row_that_no_server_wrote_is_named(tmp_path: Path, missing: str) -> None:
+    row = {
+        "kind": "comparison",
+        "prompt": [{"role": "user", "content": "?"}],
+        "replies": [{"text": "a", "model": "m"}, {"text": "b", "model": "m"}],
+        "choice": 0,
+        "consent": True,
+        "id": "fb_1",
+    }
+    del row[missing]
+    path = tmp_path / "feedback.jsonl"
+    path.write_text("\n" + json.dumps(row) + "\n", encoding="utf-8")
+    with pytest.raises(DataError, match=rf"not as `serve` writes one.*{missing}.*feedback\.jsonl:2"):
+        run(DataConfig(source=str(path), out=str(tmp_path / "out")))
+
+
+def test_torn_lines_are_counted_and_a_day_is_a_day(tmp_path: Path) -> None:
+    path = tmp_path / "feedback.jsonl"
+    path.write_text('{"consent": false}\n{"cut\n', encoding="utf-8")
+    said = r"1 rows none.*1 without consent, 1 lines that can't be read.*jsonl:2"
+    with pytest.raises(DataError, match=said):
+        run(DataConfig(source=str(path), out=str(tmp_path / "out")))
+    with pytest.raises(ConfigError, match=r"'yesterday' is no day.*2026-09-30"):
+        DataConfig(source=str(path), since="yesterday")

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from instructgpt.errors import ConfigError, DataError
-from instructgpt.serving.feedback import open_store, read_feedback
-from instructgpt.serving.journal import Journal
+from instructgpt.serving.feedback import open_store
+from instructgpt.serving.journal import Journal, read_journal
 from instructgpt.serving.keys import create_key
 from instructgpt.serving.profiles import Profiles
 
@@ -45,7 +45,7 @@ def test_rows_hold_what_training_needs(start_server: StartServer, tmp_path: Path
         answer = running.post("/v1/feedback", body)
         assert answer.status_code == 200 and answer.json()["stored"] is True, answer.text
         ids.append(answer.json()["id"])
-    rows = read_feedback(tmp_path / "feedback.jsonl")
+    rows = read_journal(tmp_path / "feedback.jsonl").rows
     assert [row["id"] for row in rows] == ids and len(set(ids)) == 4
     assert [row["kind"] for row in rows] == ["comparison", "comparison", "thumb", "edit"]
     assert [row.get("choice") for row in rows] == [1, "both_bad", None, None]
@@ -85,7 +85,7 @@ def test_rows_that_are_refused(
     assert answer.status_code == 400 and answer.json()["error"]["param"] == param, answer.text
     unknown = running.post("/v1/feedback", {**THUMB, "replies": [{"text": "x", "model": "gpt"}]})
     assert unknown.status_code == 404
-    assert read_feedback(tmp_path / "feedback.jsonl") == []
+    assert read_journal(tmp_path / "feedback.jsonl").rows == []
 
 
 def test_a_torn_line_loses_nothing_else(tmp_path: Path) -> None:
@@ -94,10 +94,12 @@ def test_a_torn_line_loses_nothing_else(tmp_path: Path) -> None:
     with path.open("ab") as file:
         file.write(b'{"a": "torn')
     Journal(path).add({"a": 3})
-    assert read_feedback(path) == [{"a": "早"}, {"a": 3}]
+    found = read_journal(path)
+    assert found.rows == [{"a": "早"}, {"a": 3}]
+    assert found.places == [f"{path}:1", f"{path}:3"] and found.torn == [f"{path}:2"]
     path.write_text("[1]\n", encoding="utf-8")
     with pytest.raises(DataError, match=r"rows\.jsonl:1"):
-        read_feedback(path)
+        read_journal(path)
 
 
 class Labelling(BaseHTTPRequestHandler):
@@ -130,7 +132,7 @@ def test_feedback_is_posted_and_kept_where_that_fails(
         store = open_store(path, f"http://127.0.0.1:{server.server_port}/api/feedback")
         store.add({"id": "fb_1"})
         assert handler.rows == [("Bearer secret", {"id": "fb_1"})]  # type: ignore[attr-defined]
-        assert read_feedback(path) == []
+        assert read_journal(path).rows == []
         handler.status = 400  # type: ignore[attr-defined]
         store.add({"id": "fb_2"})
     finally:
@@ -138,7 +140,7 @@ def test_feedback_is_posted_and_kept_where_that_fails(
         server.server_close()
         thread.join(10)
     store.add({"id": "fb_3"})
-    rows = read_feedback(path)
+    rows = read_journal(path).rows
     assert [row["id"] for row in rows] == ["fb_2", "fb_3"]
     assert "HTTP status 400" in rows[0]["not_posted"] and "connection failed" in rows[1]["not_posted"]
     with pytest.raises(ConfigError, match="--feedback-url"):

@@ -17,9 +17,13 @@ def test_it_prints_the_table_and_the_report_as_json(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     database = f"sqlite:///{tmp_path / 'labels.db'}"
+    for reads in (["--quality"], ["--export", str(tmp_path / "out")]):  # what only reads makes no database
+        assert main(["label", *reads, "--database", database]) == 2
+        assert "there is no such database" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+    store = open_store(database)
     assert main(["label", "--quality", "--database", database]) == 2
     assert "no project yet" in capsys.readouterr().err
-    store = open_store(database)
     make_demo(store)
     store.close()
     assert main(["label", "--quality", "--database", database, "--project", NAME]) == 0

@@ -120,7 +120,8 @@ def run(config: LabelConfig) -> dict[str, Any]:
     _check_packages()
     from instructgpt.labelling.store.database import open_store
 
-    store = open_store(config.database or (DEMO_DATABASE if config.demo else DATABASE))
+    reads = config.quality or bool(config.export)
+    store = open_store(config.database or (DEMO_DATABASE if config.demo else DATABASE), make=not reads)
     try:
         if config.quality:
             return _quality(store, config)

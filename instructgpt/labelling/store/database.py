@@ -86,6 +86,7 @@ def open_store(
     *,
     clock: Callable[[], float] = time.time,
     hasher: argon2.PasswordHasher | None = None,
+    make: bool = True,
 ) -> Store:
     """Open a database, and make or upgrade its tables.
 
@@ -93,14 +94,17 @@ def open_store(
         url: an SQLAlchemy URL of SQLite or PostgreSQL, or the path of an SQLite file.
         clock: seconds since the epoch.
         hasher: of passwords; argon2id with the library's defaults if not given.
+        make: whether an SQLite file that is not there is made.
 
     Raises:
-        ConfigError: it is not a URL of a database that we know.
+        ConfigError: it is not a URL of a database that we know, or there is no file and none is to be made.
         StorageError: it can't be opened, or was written by a newer version of this program.
     """
     parsed = _parse(url)
     sqlite = parsed.get_backend_name() == "sqlite"
     shown = parsed.render_as_string(hide_password=True)
+    if sqlite and not make and not Path(parsed.database or "").is_file():
+        raise ConfigError("there is no such database", shown, "look at the file's name")
     try:
         engine = (
             _sqlite(parsed)

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import time
 from collections.abc import Collection
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from instructgpt.runtime.refused_body import drain
 from instructgpt.serving.metrics import Metrics
 from instructgpt.serving.problems import Problem
-
-_DRAINED_BYTES, _DRAINED_SECONDS = 1 << 20, 1.0
-"""How much of a refused body is still read: closing a connection with unread bytes can cut off the answer."""
 
 
 class BodyLimit:
@@ -29,10 +25,7 @@ class BodyLimit:
             return
         announced = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
         if not announced.isdigit() or int(announced[:20]) > self._limit:
-            if all(
-                name != b"expect" for name, _ in scope["headers"]
-            ):  # it waits for our word before it sends
-                await _drain(receive)
+            await drain(receive, scope["headers"])
             await self._refuse(scope, receive, send)
             return
         read, over, more = 0, False, True
@@ -60,7 +53,7 @@ class BodyLimit:
                 raise
         if over:
             if more:
-                await _drain(receive)
+                await drain(receive, scope["headers"])
             await self._refuse(scope, receive, send)
 
     def _problem(self) -> Problem:
@@ -74,17 +67,6 @@ class BodyLimit:
 
     async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self._problem().response()(scope, receive, send)
-
-
-async def _drain(receive: Receive) -> None:
-    read = 0
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(_DRAINED_SECONDS):
-            while read <= _DRAINED_BYTES:
-                message = await receive()
-                read += len(message.get("body", b""))
-                if message["type"] != "http.request" or not message.get("more_body", False):
-                    return
 
 
 class Measured:

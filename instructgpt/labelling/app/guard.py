@@ -14,8 +14,10 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from instructgpt.labelling.app.settings import AppSettings
+from instructgpt.runtime.refused_body import drain
 
 LOG = logging.getLogger("instructgpt.labelling")
+_DRAINED_BYTES, _DRAINED_SECONDS = 256 << 20, 5.0  # a file chosen by mistake may be large
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 CONTENT_SECURITY_POLICY = "; ".join(
@@ -71,6 +73,8 @@ class Guard:
 
         refusal = self._refusal(scope, headers)
         if refusal is not None:
+            if scope["method"] not in SAFE_METHODS:
+                await drain(receive, headers.raw, _DRAINED_BYTES, _DRAINED_SECONDS)
             await refusal(scope, receive, answer)
             return
         try:
@@ -107,6 +111,8 @@ class Guard:
             message = await receive()
             seen += len(message.get("body", b""))
             if seen > limit:
+                if message.get("more_body", False):
+                    await drain(receive, headers.raw, _DRAINED_BYTES, _DRAINED_SECONDS)
                 raise HTTPException(413, f"This is more than {limit} bytes.")
             return message
 

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 DATABASE = "sqlite:///labelling.db"
 DEMO_DATABASE = "sqlite:///labelling-demo.db"
+FEEDBACK = "feedback"
+"""Folder of an export with what users said of served replies."""
 PACKAGES = {
     "fastapi": "fastapi",
     "uvicorn": "uvicorn",
@@ -66,6 +68,9 @@ class LabelConfig:
     """Print agreement and quality of the labels, and serve nothing."""
     project: str = ""
     """With --export and --quality: number or name of the only project meant."""
+    withdraw: str = ""
+    """A user of served models who takes back their consent: what they said is exported no more. Serves
+    nothing."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:
@@ -88,8 +93,9 @@ class LabelConfig:
                 "--project",
                 "give --export FOLDER or --quality too",
             )
-        if self.export and self.quality:
-            raise ConfigError("two things were asked at once", "--export, --quality", "run them one by one")
+        if sum(map(bool, (self.export, self.quality, self.withdraw))) > 1:
+            where = "--export, --quality, --withdraw"
+            raise ConfigError("two things were asked at once", where, "run them one by one")
         self.settings()
 
     @property
@@ -111,7 +117,8 @@ def run(config: LabelConfig) -> dict[str, Any]:
     """Serve until Ctrl-C or SIGTERM, export, or judge quality; returns the summary.
 
     Summary of a server: `address`, `database`, `labels` stored in all. Of an export: `folder`, `files`
-    (name -> lines), `left_out` (reason -> labels). Of the quality: `projects` (name -> report).
+    (name -> lines), `left_out` (reason -> labels). Of the quality: `projects` (name -> report). Of a
+    withdrawn consent: `withdrawn`, how many rows it concerned.
 
     Raises:
         ConfigError: flags that contradict, a port that is taken, packages that are missing.
@@ -120,9 +127,11 @@ def run(config: LabelConfig) -> dict[str, Any]:
     _check_packages()
     from instructgpt.labelling.store.database import open_store
 
-    reads = config.quality or bool(config.export)
+    reads = bool(config.quality or config.export or config.withdraw)
     store = open_store(config.database or (DEMO_DATABASE if config.demo else DATABASE), make=not reads)
     try:
+        if config.withdraw:
+            return _withdraw(store, config.withdraw)
         if config.quality:
             return _quality(store, config)
         return _export(store, config) if config.export else _serve(store, config)
@@ -257,18 +266,23 @@ def _announce(store: Store, config: LabelConfig, address: str, start: str) -> No
 
 
 def _export(store: Store, config: LabelConfig) -> dict[str, Any]:
-    from instructgpt.labelling.store import export, projects
+    from instructgpt.labelling.store import export, feedback, projects
 
-    chosen = _chosen(projects.projects(store), config.project)
+    folder, found = Path(config.export), projects.projects(store)
+    said = not config.project and feedback.feedback_counts(store)["exportable"] > 0
+    chosen = _chosen(found, config.project) if found or not said else []
     files: dict[str, int] = {}
     left_out: dict[str, int] = {}
-    for project in chosen:
-        part = "" if len(chosen) == 1 else folder_name(project)
-        exported = export.export_project(store, project.id, Path(config.export) / part, by=None)
+    parts = [("" if len(chosen) == 1 else folder_name(project), project.id) for project in chosen]
+    for part, project_id in [*parts, *([(FEEDBACK, None)] if said else [])]:
+        if project_id is None:
+            exported = export.export_feedback(store, folder / part, by=None)
+        else:
+            exported = export.export_project(store, project_id, folder / part, by=None)
         files |= {f"{part}/{name}" if part else name: lines for name, lines in exported.files.items()}
         for reason, labels in exported.left_out.items():
             left_out[reason] = left_out.get(reason, 0) + labels
-    table = "\n".join(f"{lines:>8,}  {Path(config.export) / name}" for name, lines in sorted(files.items()))
+    table = "\n".join(f"{lines:>8,}  {folder / name}" for name, lines in sorted(files.items()))
     return {
         "verb": "label",
         "folder": config.export,
@@ -276,6 +290,12 @@ def _export(store: Store, config: LabelConfig) -> dict[str, Any]:
         "left_out": left_out,
         "table": table or "there are no labels yet",
     }
+
+
+def _withdraw(store: Store, user: str) -> dict[str, Any]:
+    from instructgpt.labelling.store.feedback import withdraw_consent
+
+    return {"verb": "label", "user": user, "withdrawn": withdraw_consent(store, user)}
 
 
 def _quality(store: Store, config: LabelConfig) -> dict[str, Any]:

@@ -129,3 +129,28 @@ def test_export_from_the_command_line(
     assert f"{made.id}-a-rank-project/rankings_train.jsonl" in both["files"]
     with pytest.raises(ConfigError, match=r"no project 'x'.*1 \(a rank project\)"):
         run(LabelConfig(**config, project="x"))
+
+
+def test_feedback_comes_out_with_the_export_until_consent_is_withdrawn(store: Store, tmp_path: Path) -> None:
+    from instructgpt.labelling.store.feedback import feedback_from_json, store_feedback
+
+    row = {
+        "id": "fb_1",
+        "kind": "comparison",
+        "prompt": [{"role": "user", "content": "Name a river."}],
+        "replies": [{"text": "Paris", "model": "a"}, {"text": "Nile", "model": "b"}],
+        "choice": 1,
+        "consent": True,
+        "user": "ann",
+    }
+    store_feedback(store, feedback_from_json(row))
+    config = {"database": str(store.url), "export": str(tmp_path / "out")}
+    files = run(LabelConfig(**config))["files"]  # no project is needed for it
+    (name,) = [name for name in files if "rankings" in name]
+    assert name.startswith("feedback/") and files[name] == 1
+    assert "Nile" in (tmp_path / "out" / name).read_text()
+    assert run(LabelConfig(database=str(store.url), withdraw="ann"))["withdrawn"] == 1
+    with pytest.raises(ConfigError, match="no project yet"):
+        run(LabelConfig(**config))
+    with pytest.raises(ConfigError, match="two things were asked at once"):
+        LabelConfig(withdraw="ann", quality=True)

@@ -38,6 +38,7 @@ demo: $(VENV)/.demo
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest -q -m "not slow"
+	@echo "left out: slower tests, those in a browser among them (make slow; they need Debian's chromium)"
 
 slow: $(VENV)/.test
 	$(BIN)/python -m pytest -q -m slow

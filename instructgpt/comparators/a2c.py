@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import Any
 
 from instructgpt.comparators.rounds import (
-    Clock,
     Stats,
     device_of,
     forget_alarms,
@@ -32,6 +31,7 @@ from instructgpt.runtime.checkpoint import open_run
 from instructgpt.runtime.device import tune_malloc
 from instructgpt.runtime.memory import announce_memory
 from instructgpt.runtime.optim import set_lr
+from instructgpt.runtime.profile import phase
 
 __all__ = ["A2CConfig", "train"]
 
@@ -57,16 +57,16 @@ def train(config: A2CConfig) -> dict[str, Any]:
         first, last, alarms = parts.first, parts.last, Alarms(ppo, parts.alarms)
         forget_alarms(run)
         for iteration in run.steps(run.start, config.iterations, config.save_every):
-            clock, finished = Clock(), iteration + 1
-            episodes = sample_groups(parts.learner.policy, parts.tokenizer, parts.prompts, ppo, iteration)
-            clock.lap("rollout")
-            judged = judge(parts, episodes, ppo, config.beta)
-            clock.lap("scoring")
+            finished = iteration + 1
+            with phase("rollout"):
+                episodes = sample_groups(parts.learner.policy, parts.tokenizer, parts.prompts, ppo, iteration)
+            with phase("scoring"):
+                judged = judge(parts, episodes, ppo, config.beta)
             if iteration == run.start:
                 check(parts, judged, ppo, fresh=iteration == 0)
-            losses = update(parts.learner, judged, config, iteration)
-            clock.lap("update")
-            last = describe(judged, config.beta, first.get("length")) | losses | clock.read()
+            with phase("update"):
+                losses = update(parts.learner, judged, config, iteration)
+            last = describe(judged, config.beta, first.get("length")) | losses | run.timing()
             last["samples"] = float(finished * config.batch)
             first = first or last
             log_round(run, alarms, finished, last)

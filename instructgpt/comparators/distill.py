@@ -14,7 +14,6 @@ from torch import Tensor
 
 from instructgpt.comparators.prepare import Parts, memory_of, prepare, save
 from instructgpt.comparators.rounds import (
-    Clock,
     Stats,
     forget_alarms,
     log_round,
@@ -31,9 +30,11 @@ from instructgpt.rlhf.rollout import Episodes, part_scores
 from instructgpt.rlhf.round import learning_rates
 from instructgpt.runtime.checkpoint import open_run
 from instructgpt.runtime.device import pick_dtype, tune_malloc
+from instructgpt.runtime.flops import training_flops
 from instructgpt.runtime.memory import announce_memory
 from instructgpt.runtime.optim import set_lr
-from instructgpt.scoring.likelihood import accumulate
+from instructgpt.runtime.profile import phase, work
+from instructgpt.scoring.likelihood import accumulate, counted
 from instructgpt.text.chat import Rendered
 
 __all__ = ["DistillConfig", "train"]
@@ -61,17 +62,19 @@ def train(config: DistillConfig) -> dict[str, Any]:
         sampler = parts.policy if config.sampler == "policy" else parts.reference
         forget_alarms(run)
         for iteration in run.steps(run.start, config.iterations, config.save_every):
-            clock, finished = Clock(), iteration + 1
-            episodes = sample_groups(sampler, parts.tokenizer, parts.prompts, ppo, iteration, config.samples)
-            clock.lap("rollout")
-            found = part_scores(parts.reward, episodes, parts.tokenizer).total
+            finished = iteration + 1
+            with phase("rollout"):
+                episodes = sample_groups(
+                    sampler, parts.tokenizer, parts.prompts, ppo, iteration, config.samples
+                )
+            with phase("scoring"):
+                found = part_scores(parts.reward, episodes, parts.tokenizer).total
             scores = found
             if config.missing_eos_penalty is not None:
                 scores = torch.where(episodes.stopped, found, config.missing_eos_penalty)
             best = winners(scores, config.samples)
-            clock.lap("scoring")
-            losses = update(parts, examples_of(episodes, best), config, iteration)
-            clock.lap("update")
+            with phase("update"):
+                losses = update(parts, examples_of(episodes, best), config, iteration)
             parts.last = {
                 "reward": found.mean().item(),
                 "reward_best": found[best].mean().item(),
@@ -79,7 +82,7 @@ def train(config: DistillConfig) -> dict[str, Any]:
                 "eos_rate": episodes.stopped.float().mean().item(),
                 "samples": float(finished * config.batch),
                 **losses,
-                **clock.read(),
+                **run.timing(),
             }
             parts.first = parts.first or parts.last
             log_round(run, parts.alarms, finished, parts.last)
@@ -116,7 +119,10 @@ def update(parts: Parts, examples: list[Rendered], config: DistillConfig, iterat
     history: list[Stats] = []
     skipped = 0
     for rows in minibatch_rows(len(examples), ppo, iteration):
-        loss = accumulate(parts.policy, [examples[row] for row in rows], 1.0, config.max_tokens, dtype)
+        chosen = [examples[row] for row in rows]
+        loss = accumulate(parts.policy, chosen, 1.0, config.max_tokens, dtype)
+        tokens = sum(len(example.ids) for example in chosen)
+        work(training_flops(parts.policy, tokens, counted(chosen)))
         stats = {"loss": loss}
         if policy_step(parts, stats, ppo, "distill"):
             history.append(stats)

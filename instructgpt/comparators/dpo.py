@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from instructgpt.comparators.prepare import write_policy
-from instructgpt.comparators.rounds import Clock, Stats, device_of, skipped_now, take_step
+from instructgpt.comparators.rounds import Stats, device_of, skipped_now, take_step
 from instructgpt.comparators.settings import DPOConfig
 from instructgpt.data.collate import pack_ids
 from instructgpt.data.packing import plan_batches
@@ -33,6 +33,7 @@ from instructgpt.rlhf.networks import Networks
 from instructgpt.rlhf.prepare import prompt_indices
 from instructgpt.runtime.checkpoint import Run, open_run
 from instructgpt.runtime.device import pick_device, pick_dtype, tune_malloc
+from instructgpt.runtime.flops import forward_flops, training_flops
 from instructgpt.runtime.memory import announce_memory, estimate_memory
 from instructgpt.runtime.optim import (
     adamw,
@@ -41,6 +42,7 @@ from instructgpt.runtime.optim import (
     restore_optimizer,
     set_lr,
 )
+from instructgpt.runtime.profile import phase, work
 from instructgpt.text.chat import render_prompt
 from instructgpt.text.tokenizer import Tokenizer
 
@@ -78,8 +80,9 @@ def train(config: DPOConfig) -> dict[str, Any]:
         if run.finished is not None:
             return run.finished
         tokenizer = Tokenizer.load(tokenizer_folder(source))
-        dtype = pick_dtype(config.dtype)
-        networks = Networks(config.ppo, source, run.latest, pick_device(config.device))
+        device, dtype = pick_device(config.device), pick_dtype(config.dtype)
+        run.computes(device, dtype)
+        networks = Networks(config.ppo, source, run.latest, device)
         reference, policy = networks.reference(), networks.policy()
         memory = estimate_memory([policy], [reference], tokens=config.micro_tokens)
         announce_memory("dpo", memory, config.micro_tokens)
@@ -93,21 +96,23 @@ def train(config: DPOConfig) -> dict[str, Any]:
         last: Stats = dict(state.get("last", {}))
         steps = max(1, math.ceil(config.epochs * len(preferences) / config.batch))
         for step in run.steps(run.start, steps, config.save_every):
-            clock, done = Clock(), step + 1
-            places = prompt_indices(len(preferences), config.batch, step, config.seed)
-            batch = [preferences[place] for place in places]
+            done = step + 1
+            with phase("data"):
+                places = prompt_indices(len(preferences), config.batch, step, config.seed)
+                batch = [preferences[place] for place in places]
             samples += sum(len(one.comparison.ranks) for one in batch)
             rate = config.lr * linear_warmup(step, config.warmup)
             set_lr(optimizer, rate)
-            last = accumulate(policy, reference, batch, config, dtype)
-            if step == 0:
-                _check_start(last["loss"], dtype)
-            taken = take_step(optimizer, "grad_norm", last, config.grad_clip)
+            with phase("update"):
+                last = accumulate(policy, reference, batch, config, dtype)
+                if step == 0:
+                    _check_start(last["loss"], dtype)
+                taken = take_step(optimizer, "grad_norm", last, config.grad_clip)
             skipped = skipped_now(skipped, taken, config.max_skipped, "dpo")
-            clock.lap("update")
-            last |= {"samples": float(samples), "skipped_steps": float(not taken), "lr": rate} | clock.read()
+            last |= {"samples": float(samples), "skipped_steps": float(not taken), "lr": rate} | run.timing()
             if held_out and (done == steps or (config.eval_every and done % config.eval_every == 0)):
-                found = measure(policy, reference, held_out, config, dtype)
+                with phase("evaluate"):
+                    found = measure(policy, reference, held_out, config, dtype)
                 last |= {f"validation_{name}": found[name] for name in ("loss", "accuracy")}
             run.log(done, **last)
             if run.should_save(done):
@@ -157,6 +162,8 @@ def accumulate(
         ranks, counts = _ranks(part, ours.device)
         loss, _ = dpo_loss(ours, theirs, ranks, counts, config.beta, prompts=len(batch))
         loss.backward()
+        tokens, replied = _size(part)
+        work(training_flops(policy, tokens, replied) + forward_flops(reference, tokens, replied))
         _add(totals, loss, implicit_rewards(ours.detach(), theirs, config.beta), ranks, counts)
     return _finish(totals)
 
@@ -192,6 +199,12 @@ def reply_logprobs(model: LanguageModel, batch: Sequence[Preference], dtype: tor
         hidden = model(ids.to(device), positions.to(device), lengths)[(replied - 1).to(device)]
         each = token_logprobs(hidden, model.unembedding, ids[replied].to(device))
     return each.new_zeros(len(lengths)).index_add(0, row[replied].to(device), each)
+
+
+def _size(batch: Sequence[Preference]) -> tuple[int, int]:
+    """(tokens of prompts and replies, of replies alone)."""
+    tokens = sum(one.comparison.tokens for one in batch)
+    return tokens, tokens - sum(one.prompt_length * len(one.comparison.ranks) for one in batch)
 
 
 def _ranks(batch: Sequence[Preference], device: torch.device) -> tuple[Tensor, list[int]]:

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from instructgpt.comparators.prepare import Parts, memory_of, prepare, save
 from instructgpt.comparators.rounds import (
-    Clock,
     Stats,
     add,
     at,
@@ -40,8 +39,10 @@ from instructgpt.rlhf.round import Judged, describe, learning_rates
 from instructgpt.rlhf.update import policy_logprobs
 from instructgpt.runtime.checkpoint import open_run
 from instructgpt.runtime.device import tune_malloc
+from instructgpt.runtime.flops import training_flops
 from instructgpt.runtime.memory import announce_memory
 from instructgpt.runtime.optim import set_lr
+from instructgpt.runtime.profile import phase, work
 
 __all__ = ["GRPOConfig", "train"]
 
@@ -67,22 +68,22 @@ def train(config: GRPOConfig) -> dict[str, Any]:
         announce_memory("grpo", memory, ppo.max_tokens)
         forget_alarms(run)
         for iteration in run.steps(run.start, config.iterations, config.save_every):
-            clock, finished = Clock(), iteration + 1
-            episodes = sample_groups(
-                parts.policy, parts.tokenizer, parts.prompts, ppo, iteration, config.samples
-            )
-            clock.lap("rollout")
-            rollout = score(parts, episodes, ppo)
-            # The KL is in the loss, not in the reward.
-            rewards = shape_rewards(rollout, 0.0, config.missing_eos_penalty)
-            advantages = group_normalised(rewards.scores, config.samples, config.scale)
-            clock.lap("scoring")
+            finished = iteration + 1
+            with phase("rollout"):
+                episodes = sample_groups(
+                    parts.policy, parts.tokenizer, parts.prompts, ppo, iteration, config.samples
+                )
+            with phase("scoring"):
+                rollout = score(parts, episodes, ppo)
+                # The KL is in the loss, not in the reward.
+                rewards = shape_rewards(rollout, 0.0, config.missing_eos_penalty)
+                advantages = group_normalised(rewards.scores, config.samples, config.scale)
             if iteration == run.start:
                 check_start(parts.policy, rollout, ppo, "grpo")
-            losses = update(parts, rollout, advantages, config, iteration)
-            clock.lap("update")
+            with phase("update"):
+                losses = update(parts, rollout, advantages, config, iteration)
             judged = Judged(rollout, rewards, advantages, advantages)
-            parts.last = describe(judged, 0.0, parts.first.get("length")) | losses | clock.read()
+            parts.last = describe(judged, 0.0, parts.first.get("length")) | losses | run.timing()
             parts.last["samples"] = float(finished * config.batch)
             parts.first = parts.first or parts.last
             log_round(run, parts.alarms, finished, parts.last)
@@ -136,5 +137,6 @@ def gradients(
             count,
         )
         loss.backward()
+        work(training_flops(policy, *micro.size))
         add(totals, {"policy_loss": loss.detach(), "entropy": entropy.sum() / count, **stats})
     return totals

@@ -18,7 +18,7 @@ from instructgpt.rlhf.networks import Networks
 from instructgpt.rlhf.prepare import PromptSet, load_prompts, special_ids
 from instructgpt.rlhf.settings import PPOConfig
 from instructgpt.runtime.checkpoint import Run
-from instructgpt.runtime.device import pick_device
+from instructgpt.runtime.device import pick_device, pick_dtype
 from instructgpt.runtime.memory import MemoryEstimate, estimate_memory
 from instructgpt.runtime.optim import adamw, optimizer_tensors, restore_optimizer
 from instructgpt.scoring.ask import check_prompts, leaves
@@ -54,7 +54,9 @@ def prepare(config: PPOConfig, inputs: dict[str, str | Path], run: Run) -> Parts
     """
     folder = Path(inputs["model"])
     tokenizer = Tokenizer.load(tokenizer_folder(folder))
-    networks = Networks(config, folder, run.latest, pick_device(config.device))
+    device = pick_device(config.device)
+    run.computes(device, pick_dtype(config.dtype))
+    networks = Networks(config, folder, run.latest, device)
     reference, policy = networks.reference(), networks.policy()
     prompts = load_prompts(config.prompts, tokenizer, reference.config.context, config)
     reward = networks.reward(str(inputs["reward"]))

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from instructgpt.comparators.prepare import Parts, memory_of, prepare, save
 from instructgpt.comparators.rounds import (
-    Clock,
     Stats,
     check_start,
     device_of,
@@ -35,6 +34,7 @@ from instructgpt.runtime.checkpoint import open_run
 from instructgpt.runtime.device import tune_malloc
 from instructgpt.runtime.memory import announce_memory
 from instructgpt.runtime.optim import set_lr
+from instructgpt.runtime.profile import phase
 
 __all__ = ["RLOOConfig", "train"]
 
@@ -59,22 +59,22 @@ def train(config: RLOOConfig) -> dict[str, Any]:
         announce_memory("rloo", memory, ppo.max_tokens)
         forget_alarms(run)
         for iteration in run.steps(run.start, config.iterations, config.save_every):
-            clock, finished = Clock(), iteration + 1
-            episodes = sample_groups(
-                parts.policy, parts.tokenizer, parts.prompts, ppo, iteration, config.samples
-            )
-            clock.lap("rollout")
-            rollout = score(parts, episodes, ppo)
-            rewards = shape_rewards(rollout, config.beta, config.missing_eos_penalty)
-            # Summed over its tokens, a reply's reward is score - beta * KL.
-            advantages = leave_one_out(rewards.per_token.sum(1), config.samples)
-            clock.lap("scoring")
+            finished = iteration + 1
+            with phase("rollout"):
+                episodes = sample_groups(
+                    parts.policy, parts.tokenizer, parts.prompts, ppo, iteration, config.samples
+                )
+            with phase("scoring"):
+                rollout = score(parts, episodes, ppo)
+                rewards = shape_rewards(rollout, config.beta, config.missing_eos_penalty)
+                # Summed over its tokens, a reply's reward is score - beta * KL.
+                advantages = leave_one_out(rewards.per_token.sum(1), config.samples)
             if iteration == run.start:
                 check_start(parts.policy, rollout, ppo, "rloo")
-            losses = update(parts, rollout, advantages, config, iteration)
-            clock.lap("update")
+            with phase("update"):
+                losses = update(parts, rollout, advantages, config, iteration)
             judged = Judged(rollout, rewards, advantages, advantages)
-            parts.last = describe(judged, config.beta, parts.first.get("length")) | losses | clock.read()
+            parts.last = describe(judged, config.beta, parts.first.get("length")) | losses | run.timing()
             parts.last["samples"] = float(finished * config.batch)
             parts.first = parts.first or parts.last
             log_round(run, parts.alarms, finished, parts.last)

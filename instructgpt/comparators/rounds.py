@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -30,8 +29,10 @@ from instructgpt.rlhf.rollout import (
 from instructgpt.rlhf.settings import PPOConfig
 from instructgpt.rlhf.update import policy_logprobs
 from instructgpt.runtime.checkpoint import Run
+from instructgpt.runtime.flops import training_flops
 from instructgpt.runtime.metrics import MetricsLog
 from instructgpt.runtime.optim import clip_gradients
+from instructgpt.runtime.profile import work
 from instructgpt.runtime.seeds import derive_seed
 from instructgpt.text.tokenizer import Tokenizer
 
@@ -146,6 +147,7 @@ def reinforce_gradients(
         everything = torch.ones_like(micro.targets, dtype=torch.bool)  # packed: only reply tokens are here
         loss = reinforce_loss(logprobs, at(advantages, micro), everything, count)
         loss.backward()
+        work(training_flops(policy, *micro.size))
         add(totals, {"policy_loss": loss.detach(), "entropy": entropy.sum() / tokens})
     return totals
 
@@ -216,24 +218,6 @@ def device_of(model: LanguageModel) -> torch.device:
 
 
 # -- what a run says
-
-
-class Clock:
-    """Seconds of a round's phases; checkpoints are not among them."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self._last = time.perf_counter()
-
-    def lap(self, phase: str) -> None:
-        """The phase ends now."""
-        now = time.perf_counter()
-        self.seconds[phase] = now - self._last
-        self._last = now
-
-    def read(self) -> Stats:
-        """`seconds_PHASE` of each phase."""
-        return {f"seconds_{phase}": seconds for phase, seconds in self.seconds.items()}
 
 
 def forget_alarms(run: Run) -> None:

@@ -169,7 +169,8 @@ def _measures(row: Mapping[str, Any]) -> list[Measure]:
     for name, value in row.items():
         ends = row.get(f"{name}_interval") or (row.get(f"{name}_low"), row.get(f"{name}_high"))
         part = name.endswith(("_low", "_high")) and name.rpartition("_")[0] in row
-        counted = name in _NOT_MEASURES or name.startswith("seconds") or name.endswith("tokens_per_second")
+        timed = name.startswith("seconds") or name.endswith("tokens_per_second") or name == "mfu"
+        counted = name in _NOT_MEASURES or timed
         if isinstance(value, float) and math.isfinite(value) and not part and not counted:
             found.append(Measure(name, value, *ends))
     return found

@@ -32,6 +32,8 @@ from instructgpt.scoring.reward import RewardModel
 
 __all__ = ["MethodsConfig", "run"]
 
+_LEARNING = ("data", "rollout", "scoring", "update", "ptx")
+"""Phases that a method's time is counted in: what it measures and saves on the way is not its cost."""
 SAMPLES, SECONDS, WITH_REWARD = "samples", "seconds", "seconds_with_reward"
 """What is equal at a point: replies, training time, or time with the reward model's training counted too."""
 REFERENCE = "sft"
@@ -135,7 +137,7 @@ def places_of(folder: Path) -> list[Place]:
     rows = {row["step"]: row for row in read_metrics(folder / "metrics.jsonl")}
     seconds, spent = 0.0, {}
     for step in sorted(rows):
-        seconds += sum(value for name, value in rows[step].items() if name.startswith("seconds_"))
+        seconds += sum(rows[step].get(f"seconds_{phase}", 0.0) for phase in _LEARNING)
         spent[step] = (rows[step].get("samples", step * settings.get("batch", 0)), seconds)
     found = [(path, int(path.name[5:])) for path in checkpoints(folder)]
     places = [Place(path, step, *spent[step]) for path, step in found if step in spent]

@@ -23,7 +23,7 @@ from instructgpt.rlhf.networks import Networks
 from instructgpt.rlhf.settings import PPOConfig
 from instructgpt.rlhf.update import Learner
 from instructgpt.runtime.checkpoint import Run, final_checkpoint
-from instructgpt.runtime.device import pick_device
+from instructgpt.runtime.device import pick_device, pick_dtype
 from instructgpt.runtime.memory import MemoryEstimate, estimate_memory
 from instructgpt.runtime.optim import Ema, adamw, optimizer_tensors, restore_optimizer
 from instructgpt.runtime.seeds import derive_seed
@@ -147,6 +147,7 @@ def prepare(config: PPOConfig, inputs: dict[str, str | Path], run: Run) -> Parts
         ConfigError, CheckpointError, DataError: an input that is missing, foreign or does not fit the others.
     """
     device = pick_device(config.device)
+    run.computes(device, pick_dtype(config.dtype))
     folder = Path(inputs["model"])
     tokenizer = Tokenizer.load(tokenizer_folder(folder))
     networks = Networks(config, folder, run.latest, device)

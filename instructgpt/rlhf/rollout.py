@@ -18,6 +18,8 @@ from instructgpt.generation.reply import reply_key
 from instructgpt.maths.logprobs import token_logprobs
 from instructgpt.model.heads import LanguageModel, ScalarModel
 from instructgpt.rlhf.settings import PPOConfig
+from instructgpt.runtime.flops import forward_flops
+from instructgpt.runtime.profile import work
 from instructgpt.scoring.ask import Scores, failures, score_sampled
 from instructgpt.scoring.reward import Ensemble, Reward
 from instructgpt.text.tokenizer import Tokenizer
@@ -122,6 +124,11 @@ class Micro:
     slots: Tensor
     """(n,) int64: where each reply token lies in a flattened (B, R) tensor."""
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """(N, n)."""
+        return len(self.ids), len(self.targets)
+
 
 def sample_episodes(
     policy: LanguageModel,
@@ -148,7 +155,10 @@ def sample_episodes(
         seen[prompt.id] = sample + 1
         key = reply_key(seed, iteration, prompt.id, sample)
         requests.append(Request(tuple(ids), key, max_new, temperature, stop_ids=stop_ids))
-    return build_episodes(prompts, prompt_ids, generate(policy, requests, max_active=max_active))
+    episodes = build_episodes(prompts, prompt_ids, generate(policy, requests, max_active=max_active))
+    replied = int(episodes.response_length.sum())
+    work(forward_flops(policy, int(episodes.prompt_length.sum()) + replied, replied))
+    return episodes
 
 
 def build_episodes(
@@ -212,6 +222,7 @@ def episode_logprobs(
         with autocast(model, dtype):
             hidden = model(micro.ids, micro.positions, micro.lengths)[micro.before]
             logprobs = token_logprobs(hidden, model.unembedding, micro.targets, temperature)
+        work(forward_flops(model, *micro.size))
         out[micro.slots] = logprobs.float().cpu()
     return out.view_as(episodes.response_ids)
 
@@ -225,6 +236,7 @@ def episode_values(
     for micro in micros:
         with autocast(model, dtype):
             values = model.score(model(micro.ids, micro.positions, micro.lengths)[micro.before])
+        work(forward_flops(model, *micro.size))
         out[micro.slots] = values.float().cpu()
     return out.view_as(episodes.response_ids)
 

@@ -166,6 +166,10 @@ class PPOConfig:
     """auto, cpu, cuda, mps."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Precision of the passes of scoring and update; weights and optimizer stay float32."""
+    profile: bool = False
+    """Say at the end where the time went, phase by phase, and write it to profile.md."""
+    trace_steps: int = 0
+    """Steps after the first to record in trace.json, for chrome://tracing or Perfetto; 0 = none."""
 
     def __post_init__(self) -> None:
         lora_of(self)

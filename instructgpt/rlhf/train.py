@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,6 +17,7 @@ from instructgpt.runtime.checkpoint import Run, open_run
 from instructgpt.runtime.device import tune_malloc
 from instructgpt.runtime.memory import announce_memory
 from instructgpt.runtime.metrics import MetricsLog
+from instructgpt.runtime.profile import phase
 
 __all__ = ["PPOConfig", "train"]
 
@@ -54,25 +54,25 @@ def train(config: PPOConfig) -> dict[str, Any]:
 
         MetricsLog(run.folder / "alarms.jsonl", run.start).close()  # drops alarms of rounds to be done again
         for iteration in run.steps(run.start, run.start if stopped else config.iterations, config.save_every):
-            clock = _Clock()
-            episodes = sample(parts, parts.prompts, config, iteration)
-            clock.lap("rollout")
-            judged = judge(parts, episodes, config, beta)
+            with phase("rollout"):
+                episodes = sample(parts, parts.prompts, config, iteration)
+            with phase("scoring"):
+                judged = judge(parts, episodes, config, beta)
             rollout, rewards = judged.rollout, judged.rewards
-            clock.lap("scoring")
             if iteration == run.start:
                 check(parts, judged, config, fresh=iteration == 0)
             kl = rewards.kl.mean().item()
             if 0 < config.max_kl < kl:
                 stopped = f"mean KL {kl:.3g} nats per reply is above --max-kl {config.max_kl:g}"
                 break
-            losses = learn(parts, judged, config, iteration)
-            clock.lap("update")
+            with phase("update"):
+                losses = learn(parts, judged, config, iteration)
             finished = iteration + 1
             last = describe(judged, beta, first.get("length"))
-            last |= losses | {"beta": beta} | clock.read(rollout)
+            last |= losses | {"beta": beta} | _speed(run.timing(), rollout)
             if config.eval_every > 0 and finished % config.eval_every == 0:
-                last |= evaluate(parts, config)
+                with phase("evaluate"):
+                    last |= evaluate(parts, config)
             first = first or last
             run.log(finished, **last)
             rung = alarms.look(finished, last)
@@ -92,28 +92,18 @@ def train(config: PPOConfig) -> dict[str, Any]:
         return run.finish(summary | {"memory_estimate_mib": memory.rounded()})
 
 
-class _Clock:
-    """Seconds of a round's phases."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self._last = time.perf_counter()
-
-    def lap(self, phase: str) -> None:
-        now = time.perf_counter()
-        self.seconds[phase] = now - self._last
-        self._last = now
-
-    def read(self, rollout: Rollout) -> dict[str, float]:
-        """Seconds of each phase; tokens a second of prompts and replies, and of replies in the rollout."""
-        episodes = rollout.episodes
-        replied = int(episodes.response_length.sum())
-        tokens = replied + int(episodes.prompt_length.sum())
-        return {
-            "tokens_per_second": tokens / sum(self.seconds.values()),
-            "rollout_tokens_per_second": replied / self.seconds["rollout"],
-            **{f"seconds_{phase}": seconds for phase, seconds in self.seconds.items()},
-        }
+def _speed(timing: dict[str, float], rollout: Rollout) -> dict[str, float]:
+    """The timing with tokens a second: of prompts and replies in all phases, of replies in the rollout."""
+    episodes = rollout.episodes
+    replied = int(episodes.response_length.sum())
+    tokens = replied + int(episodes.prompt_length.sum())
+    phases = ("rollout", "scoring", "update", "ptx")
+    seconds = sum(timing.get(f"seconds_{name}", 0.0) for name in phases)
+    return {
+        "tokens_per_second": tokens / seconds,
+        "rollout_tokens_per_second": replied / timing["seconds_rollout"],
+        **timing,
+    }
 
 
 def _announce(run: Run, alarms: Sequence[Alarm]) -> None:

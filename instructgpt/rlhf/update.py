@@ -22,9 +22,11 @@ from instructgpt.model.heads import LanguageModel, ScalarModel
 from instructgpt.rlhf.rollout import Micro, Rollout, autocast, micro_batches
 from instructgpt.rlhf.settings import PPOConfig
 from instructgpt.runtime.device import pick_dtype
+from instructgpt.runtime.flops import training_flops
 from instructgpt.runtime.optim import Ema, clip_gradients
+from instructgpt.runtime.profile import phase, work
 from instructgpt.runtime.seeds import derive_seed
-from instructgpt.scoring.likelihood import accumulate, all_counted
+from instructgpt.scoring.likelihood import accumulate, all_counted, counted
 
 Stats = dict[str, float]
 
@@ -103,7 +105,8 @@ def _policy_step(
     """One optimizer step of the policy, and of its average; returns the statistics, None if skipped."""
     stats = ppo_gradients(learner.policy, minibatch, rollout, advantages, config)
     if documents is not None:
-        stats["ptx_loss"] = ptx_gradients(learner.policy, documents, config)
+        with phase("ptx"):
+            stats["ptx_loss"] = ptx_gradients(learner.policy, documents, config)
     if not _step(learner.policy_optimizer, "policy_grad_norm", stats, config.grad_clip):
         return None
     if learner.ema is not None:
@@ -133,6 +136,7 @@ def ppo_gradients(
         logprobs, entropy = policy_logprobs(policy, micro, config)
         loss, stats = policy_terms(logprobs, micro, rollout, advantages, count, config)
         loss.backward()
+        work(training_flops(policy, *micro.size))
         _add(totals, stats | {"entropy": entropy.sum() / count})
     return totals
 
@@ -161,6 +165,7 @@ def ptx_gradients(policy: LanguageModel, documents: Sequence[Sequence[int]], con
     Returns that mean in nats per token, without the factor.
     """
     examples = all_counted(documents)
+    work(training_flops(policy, sum(map(len, documents)), counted(examples)))
     return accumulate(policy, examples, config.ptx_coef, config.max_tokens, pick_dtype(config.dtype))
 
 
@@ -178,6 +183,7 @@ def value_gradients(
         old, wanted = _at(rollout.values, micro), _at(returns, micro)
         loss, stats = value_loss(values, old, wanted, everything, config.value_clip, count)
         (config.value_coef * loss).backward()
+        work(training_flops(value, *micro.size))
         _add(totals, {"value_loss": loss.detach(), **stats})
     return totals
 

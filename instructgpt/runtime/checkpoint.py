@@ -5,6 +5,7 @@
                     checkpoints/step-000200/    a model folder that transformers opens, written atomically
                         stage.json              what made it
                         train_state/            tensors.safetensors and state.json: what resuming needs
+                    profile.md, trace.json      with --profile: where the time went; with --trace-steps
                     summary.json                written last: the stage is finished
 
 Nothing pickled is ever written or read.
@@ -15,6 +16,7 @@ from __future__ import annotations
 import json
 import shutil
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -24,6 +26,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -32,9 +35,10 @@ from instructgpt.errors import CheckpointError, ConfigError, DataError, Interrup
 from instructgpt.runtime.device import peak_device_memory_mib, peak_memory_mib
 from instructgpt.runtime.files import hash_path, write_folder, write_json
 from instructgpt.runtime.metrics import MetricsLog, Progress
+from instructgpt.runtime.profile import Profile, Trace, phase, write_profile
 
-# Flags that say where a run lives, not what it computes.
-_NOT_IDENTITY = {"out"}
+# Flags that say where a run lives and what is told of it, not what it computes.
+_NOT_IDENTITY = {"out", "profile", "trace_steps"}
 
 
 class RunChanged(ConfigError):
@@ -44,8 +48,18 @@ class RunChanged(ConfigError):
 class Run:
     """One stage's run folder, open. Made by `open_run`; see the module's docstring for what it holds."""
 
-    def __init__(self, folder: Path, verb: str, identity: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        verb: str,
+        identity: dict[str, Any],
+        show_profile: bool = False,
+        trace_steps: int = 0,
+    ) -> None:
         self.folder, self.verb, self.identity = folder, verb, identity
+        self.profile = Profile(exact=show_profile)
+        self._trace = Trace(folder / "trace.json", trace_steps, self.profile)
+        self._steps: tuple[int, int] | None = None
         self.latest: Path | None = self._latest()
         self.finished: dict[str, Any] | None = self._read_summary()
         self._state: dict[str, Any] = {}
@@ -89,9 +103,12 @@ class Run:
         self._save_every, self._total = save_every, total
         self._log = MetricsLog(self.folder / "metrics.jsonl", start)
         self._progress = Progress(self.verb, total, start)
+        self.profile.start()
         with _stop_signals(self._ask_to_stop):
             try:
                 for step in range(start, total):
+                    self._trace.step()
+                    self._steps = (start + 1, step + 1)
                     yield step
                     self._progress.advance()
                     if self._stop and not self._unsaved and step + 1 < total:
@@ -103,8 +120,17 @@ class Run:
             finally:
                 self.close()
 
+    def computes(self, device: torch.device, dtype: torch.dtype) -> None:
+        """What most of the stage's products are computed on and in: `mfu` is a share of the peak there."""
+        self.profile.device, self.profile.dtype = device, dtype
+
+    def timing(self) -> dict[str, float]:
+        """`seconds_PHASE` and `mfu` since the row before (see `Profile.row`); `log` adds what is new."""
+        return self.profile.row()
+
     def close(self) -> None:
         """End the progress line and the log: `steps` does it, or `open_run` where an error ends the loop."""
+        self._trace.close()
         if self._progress is not None and self._log is not None:
             self._progress.close()
             self._log.close()
@@ -114,11 +140,11 @@ class Run:
         self._stop = True
 
     def log(self, step: int, **metrics: Any) -> None:
-        """Write one row of `metrics.jsonl`; `step` counts finished steps."""
+        """Write one row of `metrics.jsonl`, with `timing`; `step` counts finished steps."""
         assert self._log is not None and self._progress is not None, (
             "log() belongs inside the loop over steps()"
         )
-        self._log.write({"step": step, **metrics})
+        self._log.write({"step": step, **self.timing(), **metrics})
         shown = [f"{k} {v:.4g}" for k, v in metrics.items() if isinstance(v, float)][:4]
         self._progress.note = " ".join(shown)
 
@@ -166,9 +192,10 @@ class Run:
             )
 
         path = self.checkpoint(step)
-        write_folder(path, fill)
-        self.latest = path
-        self._prune(keep, spare)
+        with phase("save"):
+            write_folder(path, fill)
+            self.latest = path
+            self._prune(keep, spare)
         return path
 
     def checkpoint(self, step: int) -> Path:
@@ -201,6 +228,12 @@ class Run:
         self.finished = full
         return full
 
+    def tell_profile(self) -> None:
+        """Write profile.md of the steps of this process and show it on stderr, if there are any."""
+        if self._steps is not None and self.profile.exact:
+            table = write_profile(self.folder / "profile.md", self.verb, self.profile, *self._steps)
+            print(f"\n{table}\n", file=sys.stderr)
+
 
 @contextmanager
 def open_run(out: str | Path, verb: str, config: Any, inputs: Mapping[str, str | Path]) -> Iterator[Run]:
@@ -228,9 +261,11 @@ def open_run(out: str | Path, verb: str, config: Any, inputs: Mapping[str, str |
         fresh = True
     for leftover in (folder / "checkpoints").glob(".step-*"):
         shutil.rmtree(leftover, ignore_errors=True)
-    run = Run(folder, verb, identity)
+    told = (bool(getattr(config, "profile", False)), int(getattr(config, "trace_steps", 0)))
+    run = Run(folder, verb, identity, *told)
     try:
-        yield run
+        with run.profile.active():
+            yield run
     except (ConfigError, DataError, CheckpointError):
         # A mistake found before any work was done must not bind the folder to the mistaken settings.
         if fresh and run.latest is None:
@@ -238,6 +273,7 @@ def open_run(out: str | Path, verb: str, config: Any, inputs: Mapping[str, str |
         raise
     finally:
         run.close()
+        run.tell_profile()
 
 
 def checkpoints(folder: str | Path) -> list[Path]:

@@ -4,16 +4,18 @@
 # make check           formatting, lint, types
 # make golden WHY=".." record the golden runs anew where their numbers changed, and say why in CHANGELOG.md
 # make mutate          change maths/ and rlhf/ in small ways: do the tests notice? (an hour or two)
+# make bench           peers and ours in turn on the same inputs, all workloads; into docs/results/ (some hours)
 # make verify          what takes hours: three demo seeds and all that is measured on them, loads; into docs/results/
 
 PYTHON ?= python3
 SEED ?= 0
+BENCH ?= sft reward generate ppo tokenize load scaling
 WHY ?=
 OUT ?= runs/demo
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test slow check golden mutate verify clean
+.PHONY: demo test slow check golden mutate bench verify clean
 
 # torch first and alone: the rest is then resolved around it. Each stamp is remade when its inputs change.
 $(VENV)/.torch: constraints.txt
@@ -53,6 +55,12 @@ golden: $(VENV)/.test
 
 mutate: $(VENV)/.mutate
 	$(BIN)/python -m benchmarks.mutate
+
+# All of them, whatever one says; a bound that was missed is an error in the end.
+bench: $(VENV)/.test
+	@failed=; for name in $(BENCH); do \
+		$(BIN)/python -m benchmarks.$$name --page || failed="$$failed $$name"; \
+	done; test -z "$$failed" || { echo "missed or failed:$$failed"; exit 1; }
 
 verify: $(VENV)/.test
 	$(BIN)/python -m benchmarks.certificate

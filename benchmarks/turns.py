@@ -70,6 +70,8 @@ class Race:
     """Models that have to lie in their folders (`inputs.make_models`)."""
     prepare: Callable[[], None] | None = None
     """Called once before the first turn, in the project's environment."""
+    seconds: bool = False
+    """Show the seconds that one unit takes in place of the rate."""
 
 
 def main(name: str, title: str, races: Sequence[Race], argv: Sequence[str] | None = None) -> int:
@@ -182,6 +184,7 @@ def summarise(race: Race, found: Mapping[str, Sequence[Found]], failures: Mappin
         "case": race.case,
         "title": race.title,
         "unit": race.unit,
+        "seconds": race.seconds,
         "contenders": contenders,
         "machine": {name: max(m[name] for m in machines) for name in (machines[0] if machines else ())},
         "floors": known,

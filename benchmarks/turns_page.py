@@ -42,13 +42,17 @@ def page(result: Found) -> str:
     lines = [
         f"# {result['title']}",
         "",
-        f"`{command}` on {result['date']}: {result['cores']} cores, {result['processor']}, "
-        f"{result['system']}. {missed} of {floors} bounds missed. This page is written by "
-        f"`benchmarks/{name}.py`; how it measures is said in [performance](../performance.md).",
+        "```",
+        command,
+        "```",
+        "",
+        f"{result['date']}, {result['cores']} cores, {result['processor']}, {result['system']}: {missed} of "
+        f"{floors} bounds missed. This page is written by `benchmarks/{name}.py`; how it measures is said in "
+        "[performance](../performance.md).",
         "",
         f"Each figure is the median of {result['rounds']} turns with the least and the largest in brackets. "
-        "A turn is a process of its own, and the contenders take turns; the ratio is that to the first line of "
-        "the same round. Memory is the largest peak of any turn (VmHWM).",
+        "A turn is a process of its own, and the contenders take turns; times as fast is against the first "
+        "line in the same round. Memory is the largest peak of any turn (VmHWM).",
         "",
     ]
     for race in result["races"]:
@@ -61,12 +65,13 @@ def table(race: Found) -> str:
     rows = race["contenders"]
     flops = any("flops" in row["achieved"] for row in rows)
     moved = any("bytes" in row["achieved"] for row in rows)
-    heads = ["", race["unit"], "times the first", "peak MiB"]
+    heads = ["", "seconds" if race["seconds"] else race["unit"], "times as fast", "peak MiB"]
     heads += ["GFLOP/s", "of float32 peak", "of bfloat16 peak"] if flops else []
     heads += ["GB/s", "of read rate"] if moved else []
     lines = [_row(heads), "|---" * len(heads) + "|"]
     for row in rows:
-        cells = [row["name"], _shown(row["rate"]), _shown(row["ratio"]), f"{row['memory']:,.0f}"]
+        rate = _inverse(row["rate"]) if race["seconds"] else row["rate"]
+        cells = [row["name"], _shown(rate), _shown(row["ratio"]), f"{row['memory']:,.0f}"]
         if flops:
             cells += [_shown(row["achieved"].get("flops"), 1e-9)]
             cells += [_shown(row["share"].get(name)) for name in ("float32", "bfloat16")]
@@ -110,6 +115,12 @@ def _shown(found: Found | None, times: float = 1.0) -> str:
         return ""
     middle, least, largest = (_number(found[key] * times) for key in ("median", "least", "largest"))
     return middle if found["count"] == 1 else f"{middle} ({least}..{largest})"
+
+
+def _inverse(found: Found) -> Found:
+    """Rates as the seconds of one unit."""
+    ends = {"median": "median", "least": "largest", "largest": "least"}
+    return {name: 1 / found[other] for name, other in ends.items()} | {"count": found["count"]}
 
 
 def _number(value: float) -> str:

@@ -38,7 +38,7 @@ def _weights(out: Path, step: int) -> dict[str, torch.Tensor]:
     return {f"{f}:{k}": t for f in files for k, t in load_file(folder / f"{f}.safetensors").items()}
 
 
-_TIMES = ("seconds", "tokens_per_second", "rollout_tokens_per_second")
+_TIMES = ("seconds", "mfu", "tokens_per_second", "rollout_tokens_per_second")
 
 
 def _timeless(row: dict) -> dict:

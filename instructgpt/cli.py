@@ -72,7 +72,7 @@ VERBS: dict[str, Verb] = {
         "labelling.app.run", "LabelConfig", "run", "collect demonstrations and rankings in the browser"
     ),
     "eval": Verb(
-        "evaluation.compare", "EvalConfig", "run", "win rate of two models, perplexity, sample table"
+        "evaluation.verb", "EvalConfig", "run", "tasks with intervals, win rates of models, loss on text"
     ),
     "convert": Verb(
         "conversion.convert",

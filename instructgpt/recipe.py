@@ -33,7 +33,7 @@ STAGES: dict[str, tuple[str, str, str]] = {
     "distill": ("comparators.distill", "DistillConfig", "train"),
     "best-of-n": ("evaluation.best_of_n", "BestOfNConfig", "run"),
     "generate": ("generation.run", "GenerateConfig", "run"),
-    "eval": ("evaluation.compare", "EvalConfig", "run"),
+    "eval": ("evaluation.verb", "EvalConfig", "run"),
     "evaluate": ("evaluation.world", "WorldEvalConfig", "run"),
     "methods": ("evaluation.methods", "MethodsConfig", "run"),
     "report": ("evaluation.report", "ReportConfig", "write"),

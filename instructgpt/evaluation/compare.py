@@ -1,9 +1,8 @@
-"""Verb `eval`: models side by side on the same prompts, the first being the baseline."""
+"""Models side by side on the same prompts, the first being the baseline: `eval` without a suite."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from instructgpt.data.records import Prompt, read_prompts, read_texts, write_jso
 from instructgpt.errors import ConfigError
 from instructgpt.evaluation.answers import Answers, Candidate, answer
 from instructgpt.evaluation.divergence import reply_divergence
+from instructgpt.evaluation.eval_settings import EvalConfig
 from instructgpt.evaluation.judge import judge_input, judge_spec, load_judge
 from instructgpt.evaluation.perplexity import text_loss
 from instructgpt.evaluation.statistics import Estimate, mean_interval, outcomes, win_rate
@@ -22,39 +22,9 @@ from instructgpt.runtime.checkpoint import final_checkpoint, open_run
 from instructgpt.runtime.device import pick_device
 from instructgpt.runtime.metrics import Progress
 
+__all__ = ["EvalConfig", "run"]
+
 _SHOWN = 3  # prompts whose replies the terminal shows
-
-
-@dataclass(frozen=True)
-class EvalConfig:
-    """Compare models: score and win rate under a judge, length, divergence, loss on text."""
-
-    models: str = ""
-    """Checkpoints with commas between, the baseline first; each may be written name=folder."""
-    prompts: str = ""
-    """Prompts to answer: .jsonl, a glob, or several with commas; empty = only the loss on text."""
-    judge: str = ""
-    """Who scores: practice (with --seed), practice:FOLDER, or what a --reward may be (docs/rewards.md)."""
-    text: str = ""
-    """Held-out text whose loss is taken; empty = none."""
-    out: str = "runs/eval"
-    """Run folder to write."""
-    count: int = 500
-    """How many prompts, from the first; 0 = all."""
-    samples: int = 50
-    """How many prompts with their replies go to samples.jsonl."""
-    max_new: int = 256
-    """Longest reply, in tokens."""
-    temperature: float = 1.0
-    """Sampling temperature; the divergence is measured at 1 only."""
-    seed: int = 0
-    """Decides replies and resamples (and names the practice world)."""
-    device: str = "auto"
-    """auto, cpu, cuda, mps."""
-
-    def __post_init__(self) -> None:
-        if self.count < 0 or self.samples < 0:
-            raise ConfigError("a number of prompts is negative", "--count, --samples", "use 0 or more")
 
 
 def run(config: EvalConfig) -> dict[str, Any]:
@@ -106,6 +76,7 @@ def run(config: EvalConfig) -> dict[str, Any]:
             progress.advance()
         progress.close()
         rates = _win_rates(scores, config.seed)
+        assert isinstance(config.samples, int), "a file of samples is measured elsewhere"
         write_jsonl(folder.folder / "samples.jsonl", _sample_rows(prompts[: config.samples], answers, scores))
         summary = {
             "judge": judge.name if judge is not None else None,
@@ -120,7 +91,7 @@ def run(config: EvalConfig) -> dict[str, Any]:
 
 def _names(config: EvalConfig) -> dict[str, Path]:
     """Name -> checkpoint folder, in order."""
-    parts = [part.strip() for part in config.models.split(",") if part.strip()]
+    parts = config.specs
     if not parts:
         raise ConfigError("no models were named", "--models", "give checkpoints with commas between")
     if not config.prompts and not config.text:

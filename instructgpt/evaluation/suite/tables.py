@@ -1,0 +1,73 @@
+"""Which tasks and suites there are: names to the functions that make them."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any, cast
+
+from instructgpt.errors import ConfigError
+from instructgpt.evaluation.suite.task import Options, Task
+
+_TASKS = "instructgpt.evaluation.tasks"
+
+TASKS: dict[str, str] = {
+    "truthfulqa_mc1": f"{_TASKS}.truthfulqa:mc1",
+    "truthfulqa_mc2": f"{_TASKS}.truthfulqa:mc2",
+    "hellaswag": f"{_TASKS}.hellaswag:make",
+    "crows_pairs": f"{_TASKS}.crows_pairs:make",
+    "winogender": f"{_TASKS}.winogender:make",
+    "rte": f"{_TASKS}.rte:make",
+    "sst2": f"{_TASKS}.sst2:make",
+    "perplexity": f"{_TASKS}.perplexity:make",
+}
+"""Task -> module:function, a `(Options) -> Task`."""
+
+SUITES: dict[str, tuple[str, ...] | str] = {
+    "choices": ("truthfulqa_mc1", "truthfulqa_mc2", "hellaswag", "rte", "sst2"),
+    "bias": ("crows_pairs", "winogender"),
+}
+"""Suite -> its tasks; or module:function of an experiment of another shape, called with the configuration."""
+
+
+def load(place: str) -> Callable[..., Any]:
+    """The function that a `module:function` names."""
+    module, _, function = place.partition(":")
+    return cast(Callable[..., Any], getattr(import_module(module), function))
+
+
+def task_names(suite: str) -> list[str]:
+    """The tasks that `--suite` names: suites and tasks with commas between, each task once.
+
+    Raises:
+        ConfigError: a name is unknown, or is an experiment that runs alone.
+    """
+    names: list[str] = []
+    for name in [part.strip() for part in suite.split(",") if part.strip()]:
+        found = SUITES.get(name, (name,) if name in TASKS else None)
+        if found is None:
+            cure = _near(name, [*SUITES, *TASKS])
+            raise ConfigError(f"there is no suite or task {name!r}", "--suite", cure)
+        if isinstance(found, str):
+            raise ConfigError(
+                f"{name} is an experiment of its own", "--suite", f"run it alone: --suite {name}"
+            )
+        names += [task for task in found if task not in names]
+    return names
+
+
+def make_task(name: str, options: Options) -> Task:
+    """The task of that name.
+
+    Raises:
+        ConfigError: there is none, or it can't do what the options say.
+    """
+    if name not in TASKS:
+        raise ConfigError(f"there is no task {name!r}", "--suite", _near(name, list(TASKS)))
+    return cast(Task, load(TASKS[name])(options))
+
+
+def _near(name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    return f"did you mean {' or '.join(close)}?" if close else f"choose one of {', '.join(known)}"

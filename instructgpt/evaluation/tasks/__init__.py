@@ -1,0 +1,1 @@
+"""The tasks: one module a data set, each reading the data set's own official files."""

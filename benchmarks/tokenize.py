@@ -170,8 +170,8 @@ def prepare_ours() -> Turn:
 
 
 def races() -> list[Race]:
-    """Three kinds of work. All stand on one library: nobody can be much faster than it, ours may not be slower
-    than its other callers."""
+    """Three kinds of work. All stand on one library: nobody can be much faster than it, and ours may not be
+    slower than its other callers."""
     ours = partial(Contender, "ours", environment=PARALLEL)
     library = partial(Contender, "tokenizers", environment=PARALLEL)
     theirs = partial(Contender, "transformers", peer="transformers", environment=PARALLEL)

@@ -16,6 +16,7 @@ from instructgpt.comparators.rounds import (
     reinforce_gradients,
     sample_groups,
     skipped_now,
+    speed,
     summary,
     take_step,
     write_samples,
@@ -66,7 +67,7 @@ def train(config: A2CConfig) -> dict[str, Any]:
                 check(parts, judged, ppo, fresh=iteration == 0)
             with phase("update"):
                 losses = update(parts.learner, judged, config, iteration)
-            last = describe(judged, config.beta, first.get("length")) | losses | run.timing()
+            last = describe(judged, config.beta, first.get("length")) | losses | speed(run, episodes)
             last["samples"] = float(finished * config.batch)
             first = first or last
             log_round(run, alarms, finished, last)

@@ -21,6 +21,7 @@ from instructgpt.comparators.rounds import (
     minibatch_rows,
     policy_step,
     sample_groups,
+    speed,
     summary,
     write_samples,
 )
@@ -82,7 +83,7 @@ def train(config: DistillConfig) -> dict[str, Any]:
                 "eos_rate": episodes.stopped.float().mean().item(),
                 "samples": float(finished * config.batch),
                 **losses,
-                **run.timing(),
+                **speed(run, episodes),
             }
             parts.first = parts.first or parts.last
             log_round(run, parts.alarms, finished, parts.last)

@@ -42,7 +42,7 @@ from instructgpt.runtime.optim import (
     restore_optimizer,
     set_lr,
 )
-from instructgpt.runtime.profile import phase, work
+from instructgpt.runtime.profile import phase, throughput, work
 from instructgpt.text.chat import render_prompt
 from instructgpt.text.tokenizer import Tokenizer
 
@@ -109,7 +109,8 @@ def train(config: DPOConfig) -> dict[str, Any]:
                     _check_start(last["loss"], dtype)
                 taken = take_step(optimizer, "grad_norm", last, config.grad_clip)
             skipped = skipped_now(skipped, taken, config.max_skipped, "dpo")
-            last |= {"samples": float(samples), "skipped_steps": float(not taken), "lr": rate} | run.timing()
+            last |= {"samples": float(samples), "skipped_steps": float(not taken), "lr": rate}
+            last |= throughput(run.timing(), _size(batch)[0])
             if held_out and (done == steps or (config.eval_every and done % config.eval_every == 0)):
                 with phase("evaluate"):
                     found = measure(policy, reference, held_out, config, dtype)

@@ -26,6 +26,7 @@ from instructgpt.comparators.rounds import (
     policy_step,
     sample_groups,
     score,
+    speed,
     summary,
     write_samples,
 )
@@ -83,7 +84,7 @@ def train(config: GRPOConfig) -> dict[str, Any]:
             with phase("update"):
                 losses = update(parts, rollout, advantages, config, iteration)
             judged = Judged(rollout, rewards, advantages, advantages)
-            parts.last = describe(judged, 0.0, parts.first.get("length")) | losses | run.timing()
+            parts.last = describe(judged, 0.0, parts.first.get("length")) | losses | speed(run, episodes)
             parts.last["samples"] = float(finished * config.batch)
             parts.first = parts.first or parts.last
             log_round(run, parts.alarms, finished, parts.last)

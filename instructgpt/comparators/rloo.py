@@ -21,6 +21,7 @@ from instructgpt.comparators.rounds import (
     reinforce_gradients,
     sample_groups,
     score,
+    speed,
     summary,
     write_samples,
 )
@@ -74,7 +75,9 @@ def train(config: RLOOConfig) -> dict[str, Any]:
             with phase("update"):
                 losses = update(parts, rollout, advantages, config, iteration)
             judged = Judged(rollout, rewards, advantages, advantages)
-            parts.last = describe(judged, config.beta, parts.first.get("length")) | losses | run.timing()
+            parts.last = (
+                describe(judged, config.beta, parts.first.get("length")) | losses | speed(run, episodes)
+            )
             parts.last["samples"] = float(finished * config.batch)
             parts.first = parts.first or parts.last
             log_round(run, parts.alarms, finished, parts.last)

@@ -32,7 +32,7 @@ from instructgpt.runtime.checkpoint import Run
 from instructgpt.runtime.flops import training_flops
 from instructgpt.runtime.metrics import MetricsLog
 from instructgpt.runtime.optim import clip_gradients
-from instructgpt.runtime.profile import work
+from instructgpt.runtime.profile import throughput, work
 from instructgpt.runtime.seeds import derive_seed
 from instructgpt.text.tokenizer import Tokenizer
 
@@ -218,6 +218,12 @@ def device_of(model: LanguageModel) -> torch.device:
 
 
 # -- what a run says
+
+
+def speed(run: Run, episodes: Episodes) -> Stats:
+    """The round's timing, with tokens a second: of prompts and replies in all phases, of replies sampled."""
+    replied = int(episodes.response_length.sum())
+    return throughput(run.timing(), replied + int(episodes.prompt_length.sum()), replied)
 
 
 def forget_alarms(run: Run) -> None:

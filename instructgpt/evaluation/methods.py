@@ -27,13 +27,12 @@ from instructgpt.runtime.checkpoint import checkpoints, final_checkpoint, open_r
 from instructgpt.runtime.device import pick_device, tune_malloc
 from instructgpt.runtime.files import write_text
 from instructgpt.runtime.metrics import Progress, read_metrics
+from instructgpt.runtime.profile import LEARNING
 from instructgpt.runtime.seeds import derive_seed
 from instructgpt.scoring.reward import RewardModel
 
 __all__ = ["MethodsConfig", "run"]
 
-_LEARNING = ("data", "rollout", "scoring", "update", "ptx")
-"""Phases that a method's time is counted in: what it measures and saves on the way is not its cost."""
 SAMPLES, SECONDS, WITH_REWARD = "samples", "seconds", "seconds_with_reward"
 """What is equal at a point: replies, training time, or time with the reward model's training counted too."""
 REFERENCE = "sft"
@@ -137,7 +136,7 @@ def places_of(folder: Path) -> list[Place]:
     rows = {row["step"]: row for row in read_metrics(folder / "metrics.jsonl")}
     seconds, spent = 0.0, {}
     for step in sorted(rows):
-        seconds += sum(rows[step].get(f"seconds_{phase}", 0.0) for phase in _LEARNING)
+        seconds += sum(rows[step].get(f"seconds_{phase}", 0.0) for phase in LEARNING)
         spent[step] = (rows[step].get("samples", step * settings.get("batch", 0)), seconds)
     found = [(path, int(path.name[5:])) for path in checkpoints(folder)]
     places = [Place(path, step, *spent[step]) for path, step in found if step in spent]

@@ -8,7 +8,7 @@ they compute; `Run` gathers that, puts it into each row of metrics and, with --p
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -23,6 +23,8 @@ from instructgpt.runtime.flops import peak_flops
 _NOW: ContextVar[Profile | None] = ContextVar("profile", default=None)
 START, OTHER = "start", "other"
 """What comes before the first step; what no phase covers."""
+LEARNING = ("data", "rollout", "scoring", "update", "ptx")
+"""What a method's time is spent on; what it measures and saves on the way is not its cost."""
 
 
 @contextmanager
@@ -48,6 +50,15 @@ def work(flops: float) -> None:
     profile = _NOW.get()
     if profile is not None:
         profile.work(flops)
+
+
+def throughput(timing: Mapping[str, float], tokens: int, replied: int = 0) -> dict[str, float]:
+    """A row's timing with `tokens_per_second`: `tokens` over all phases of `LEARNING`; where `replied` tokens
+    were sampled, also `rollout_tokens_per_second`."""
+    found = {"tokens_per_second": tokens / sum(timing.get(f"seconds_{name}", 0.0) for name in LEARNING)}
+    if replied:
+        found["rollout_tokens_per_second"] = replied / timing["seconds_rollout"]
+    return {**found, **timing}
 
 
 @dataclass

@@ -31,7 +31,14 @@ ONLINE = [name for name in METHODS if name != "dpo"]
 
 def _rows(out: Path) -> list[dict]:
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in row.items() if not k.startswith(("seconds", "mfu"))} for row in rows]
+    return [
+        {
+            k: v
+            for k, v in row.items()
+            if not k.startswith(("seconds", "mfu")) and not k.endswith("tokens_per_second")
+        }
+        for row in rows
+    ]
 
 
 def _weights(out: Path, step: int = 4) -> dict[str, torch.Tensor]:
@@ -62,7 +69,7 @@ def test_the_run_folder(finished) -> None:
         "activations",
     }
     assert [row["step"] for row in rows] == [1, 2, 3, 4]
-    needed = {"samples", "lr", "seconds_update", "skipped_steps", "mfu"}
+    needed = {"samples", "lr", "seconds_update", "skipped_steps", "mfu", "tokens_per_second"}
     if name == "dpo":
         needed |= {"loss", "accuracy", "margin", "chosen_reward", "rejected_reward", "grad_norm"}
         assert rows[0]["loss"] == pytest.approx(0.6931472, abs=1e-5) and rows[0]["accuracy"] == 0.5

@@ -97,6 +97,22 @@ def test_outside_of_a_run_phases_do_nothing(clock: list[float]) -> None:
     assert outer.phases["update"].seconds == 4.0
 
 
+def test_throughput_counts_what_a_method_costs() -> None:
+    timing = {
+        "seconds_rollout": 2.0,
+        "seconds_update": 1.0,
+        "seconds_ptx": 1.0,
+        "seconds_save": 50.0,
+        "mfu": 0.5,
+    }
+    assert profile.throughput(timing, 12, 6) == {
+        "tokens_per_second": 3.0,
+        "rollout_tokens_per_second": 3.0,
+        **timing,
+    }
+    assert "rollout_tokens_per_second" not in profile.throughput({"seconds_update": 2.0}, 12)
+
+
 def test_a_phase_ends_with_an_error_too(clock: list[float]) -> None:
     found = Profile()
     with found.active():

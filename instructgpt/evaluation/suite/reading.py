@@ -66,7 +66,7 @@ def _in_folder(folder: Path, patterns: tuple[str, ...]) -> list[Path]:
         return []
     files = sorted(path for depth in ("*", "*/*", "*/*/*") for path in folder.glob(depth) if path.is_file())
     for pattern in patterns:
-        wanted = [path for path in files if _matches(path.relative_to(folder), pattern)]
+        wanted = [path for path in files if _matches(path.resolve(), pattern)]
         if wanted:
             highest = min(len(path.parts) for path in wanted)
             return [path for path in wanted if len(path.parts) == highest]

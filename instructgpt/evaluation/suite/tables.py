@@ -18,8 +18,9 @@ TASKS: dict[str, str] = {
     "hellaswag": f"{_TASKS}.hellaswag:make",
     "crows_pairs": f"{_TASKS}.crows_pairs:make",
     "winogender": f"{_TASKS}.winogender:make",
-    "rte": f"{_TASKS}.rte:make",
-    "sst2": f"{_TASKS}.sst2:make",
+    "rte": f"{_TASKS}.glue:rte",
+    "sst2": f"{_TASKS}.glue:sst2",
+    "imdb": f"{_TASKS}.imdb:make",
     "perplexity": f"{_TASKS}.perplexity:make",
 }
 """Task -> module:function, a `(Options) -> Task`."""
@@ -27,6 +28,7 @@ TASKS: dict[str, str] = {
 SUITES: dict[str, tuple[str, ...] | str] = {
     "choices": ("truthfulqa_mc1", "truthfulqa_mc2", "hellaswag", "rte", "sst2"),
     "bias": ("crows_pairs", "winogender"),
+    "sentiment": "instructgpt.evaluation.sentiment.run:run",
 }
 """Suite -> its tasks; or module:function of an experiment of another shape, called with the configuration."""
 

@@ -19,6 +19,7 @@ from instructgpt.model.heads import LanguageModel, new_language_model
 from instructgpt.model.hf import load_language_model, save_model
 from instructgpt.runtime.checkpoint import Run, open_run
 from instructgpt.runtime.device import pick_device, pick_dtype, tune_malloc
+from instructgpt.runtime.flops import training_flops
 from instructgpt.runtime.metrics import read_metrics
 from instructgpt.runtime.optim import (
     adamw,
@@ -28,8 +29,9 @@ from instructgpt.runtime.optim import (
     restore_optimizer,
     set_lr,
 )
+from instructgpt.runtime.profile import phase, work
 from instructgpt.runtime.seeds import derive_seed
-from instructgpt.scoring.likelihood import accumulate, all_counted, mean_loss
+from instructgpt.scoring.likelihood import accumulate, all_counted, counted, mean_loss
 from instructgpt.text.chat import Rendered
 from instructgpt.text.tokenizer import Tokenizer
 
@@ -94,6 +96,10 @@ class PretrainConfig:
     """Precision of the passes; weights and optimizer stay float32."""
     device: str = "auto"
     """auto, cpu, cuda, mps."""
+    profile: bool = False
+    """Say at the end where the time went, phase by phase, and write it to profile.md."""
+    trace_steps: int = 0
+    """Steps after the first to record in trace.json, for chrome://tracing or Perfetto; 0 = none."""
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch", "micro_tokens", "eval_documents"):
@@ -154,6 +160,7 @@ def train(config: PretrainConfig) -> dict[str, Any]:
     with open_run(config.out, "pretrain", config, inputs) as run:
         if run.finished is not None:
             return run.finished
+        run.computes(device, dtype)
         shards = _shards(run, config, tokenizer)
         draw = shards.batch if config.separate else shards.windows
         held_out = _held_out(config, tokenizer)
@@ -169,13 +176,17 @@ def train(config: PretrainConfig) -> dict[str, Any]:
         for step in run.steps(run.start, config.steps, config.save_every):
             done = step + 1
             lr = config.lr * cosine(step, config.steps, config.warmup)
-            windows = all_counted(draw(step, config.batch, length, config.seed))
-            loss = accumulate(model, windows, 1.0, config.micro_tokens, dtype)
-            norm = _update(model, optimizer, lr, config.clip, f"{run.folder}, step {done}")
+            with phase("data"):
+                windows = all_counted(draw(step, config.batch, length, config.seed))
+            with phase("update"):
+                loss = accumulate(model, windows, 1.0, config.micro_tokens, dtype)
+                norm = _update(model, optimizer, lr, config.clip, f"{run.folder}, step {done}")
+                work(training_flops(model, config.batch * length, counted(windows)))
             speed = config.batch * length / (time.monotonic() - clock)
             validation = None
             if done == config.steps or (config.eval_every and done % config.eval_every == 0):
-                validation = mean_loss(model, held_out, config.micro_tokens, dtype)
+                with phase("evaluate"):
+                    validation = mean_loss(model, held_out, config.micro_tokens, dtype)
             measured = {} if validation is None else {"validation_loss": validation}
             run.log(done, loss=loss, lr=lr, grad_norm=norm, tokens_per_second=round(speed, 1), **measured)
             if run.should_save(done):

@@ -37,6 +37,7 @@ from instructgpt.reward_model.summary import held_out_summary
 from instructgpt.reward_model.table import accuracy_table
 from instructgpt.runtime.checkpoint import Run, open_run
 from instructgpt.runtime.device import pick_device, pick_dtype, tune_malloc
+from instructgpt.runtime.flops import training_flops
 from instructgpt.runtime.memory import announce_memory, estimate_memory
 from instructgpt.runtime.optim import (
     adamw,
@@ -46,6 +47,7 @@ from instructgpt.runtime.optim import (
     restore_optimizer,
     set_lr,
 )
+from instructgpt.runtime.profile import phase, work
 from instructgpt.runtime.seeds import derive_seed
 from instructgpt.scoring.batches import score_ids
 from instructgpt.scoring.selftest import write_selftest
@@ -90,6 +92,7 @@ def train_one(config: RewardConfig) -> dict[str, Any]:
     with open_run(config.out, "reward", config, inputs) as run:
         if run.finished is not None:
             return run.finished
+        run.computes(device, dtype)
         tokenizer = Tokenizer.load(tokenizer_folder(source))
         model = _model(run, source, tokenizer, config, device)
         rankings = read_comparisons(config, tokenizer, model.config.context)
@@ -107,14 +110,19 @@ def train_one(config: RewardConfig) -> dict[str, Any]:
         for step in run.steps(run.start, stream.steps, config.save_every):
             done, clock = step + 1, time.monotonic()
             lr = config.lr * cosine(step, stream.steps, config.warmup)
-            batch = stream.batch(step)
-            loss, accuracy = accumulate(model, batch, config.micro_tokens, dtype)
-            norm = _update(model, optimizer, lr, config.clip, f"{run.folder}, step {done}")
-            speed = sum(comparison.tokens for comparison in batch) / (time.monotonic() - clock)
+            with phase("data"):
+                batch = stream.batch(step)
+                tokens = sum(comparison.tokens for comparison in batch)
+            with phase("update"):
+                loss, accuracy = accumulate(model, batch, config.micro_tokens, dtype)
+                norm = _update(model, optimizer, lr, config.clip, f"{run.folder}, step {done}")
+                work(training_flops(model, tokens, sum(len(comparison.ranks) for comparison in batch)))
+            speed = tokens / (time.monotonic() - clock)
             measured = {"loss": loss, "accuracy": accuracy, "lr": lr, "grad_norm": norm}
             measured["tokens_per_second"] = round(speed, 1)
             if config.eval_every and done % config.eval_every == 0 and done < stream.steps:
-                found = validate(model, rankings.held_out)
+                with phase("evaluate"):
+                    found = validate(model, rankings.held_out)
                 measured |= {f"validation_{name}": found[name] for name in ("loss", "accuracy") if found}
             run.log(done, **measured)
             if run.should_save(done) and done < stream.steps:

@@ -84,6 +84,10 @@ class SFTConfig:
     """Precision of the passes; weights and optimizer stay float32."""
     device: str = "auto"
     """auto, cpu, cuda, mps."""
+    profile: bool = False
+    """Say at the end where the time went, phase by phase, and write it to profile.md."""
+    trace_steps: int = 0
+    """Steps after the first to record in trace.json, for chrome://tracing or Perfetto; 0 = none."""
 
     def __post_init__(self) -> None:
         lora_of(self)

@@ -22,6 +22,7 @@ from instructgpt.model.lora_settings import lora_of
 from instructgpt.model.shared import Bases, start_language
 from instructgpt.runtime.checkpoint import Run, final_checkpoint, open_run
 from instructgpt.runtime.device import pick_device, pick_dtype, tune_malloc
+from instructgpt.runtime.flops import training_flops
 from instructgpt.runtime.memory import announce_memory, estimate_memory
 from instructgpt.runtime.optim import (
     adamw,
@@ -31,8 +32,9 @@ from instructgpt.runtime.optim import (
     restore_optimizer,
     set_lr,
 )
+from instructgpt.runtime.profile import phase, work
 from instructgpt.runtime.seeds import derive_seed
-from instructgpt.scoring.likelihood import accumulate, all_counted, mean_loss
+from instructgpt.scoring.likelihood import accumulate, all_counted, counted, mean_loss
 from instructgpt.sft.examples import Stream, read_examples
 from instructgpt.sft.selection import Measured, make_judge, rank
 from instructgpt.sft.settings import SFTConfig
@@ -64,6 +66,7 @@ def train(config: SFTConfig) -> dict[str, Any]:
     with open_run(config.out, "sft", config, inputs) as run:
         if run.finished is not None:
             return run.finished
+        run.computes(device, dtype)
         tokenizer = Tokenizer.load(tokenizer_folder(source))
         model = _model(run, source, config, device)
         _check_vocabulary(model, tokenizer, source)
@@ -82,17 +85,20 @@ def train(config: SFTConfig) -> dict[str, Any]:
         for step in run.steps(run.start, total, every):
             done, clock = step + 1, time.monotonic()
             lr = config.lr * cosine(step, total, config.warmup)
-            batch, windows = stream.batch(step), _windows(mix, step, config)
-            measured = gradients(model, batch, windows, config, step, dtype)
-            norm = _update(model, optimizer, lr, config.clip, f"{run.folder}, step {done}")
+            with phase("data"):
+                batch, windows = stream.batch(step), _windows(mix, step, config)
+            with phase("update"):
+                measured = gradients(model, batch, windows, config, step, dtype)
+                norm = _update(model, optimizer, lr, config.clip, f"{run.folder}, step {done}")
             tokens = sum(len(example.ids) for example in [*batch, *windows])
             measured |= {"lr": lr, "grad_norm": norm}
             measured["tokens_per_second"] = round(tokens / (time.monotonic() - clock), 1)
             is_candidate = done % every == 0 or done == total
             if is_candidate or (config.eval_every and done % config.eval_every == 0):
-                found = _validation(model, examples.held_out, config, dtype)
+                with phase("evaluate"):
+                    found = _validation(model, examples.held_out, config, dtype)
+                    found |= judge.measure(model) if is_candidate else {}
                 if is_candidate:
-                    found |= judge.measure(model)
                     candidates[str(done)] = found
                 measured |= found
             run.log(done, **measured)
@@ -131,9 +137,16 @@ def gradients(
     share = config.pretrain_fraction if windows else 0.0
     limits = (config.micro_tokens, dtype, config.residual_dropout)
     found = {"loss": accumulate(model, batch, 1 - share, *limits)}
+    work(_flops(model, batch))
     if windows:
-        found["pretrain_loss"] = accumulate(model, windows, share, *limits)
+        with phase("ptx"):
+            found["pretrain_loss"] = accumulate(model, windows, share, *limits)
+            work(_flops(model, windows))
     return found
+
+
+def _flops(model: LanguageModel, examples: list[Rendered]) -> float:
+    return training_flops(model, sum(len(example.ids) for example in examples), counted(examples))
 
 
 def write_checkpoint(model: LanguageModel, tokenizer: Tokenizer, folder: Path) -> None:

@@ -36,6 +36,7 @@ STAGES: dict[str, tuple[str, str, str]] = {
     "eval": ("evaluation.verb", "EvalConfig", "run"),
     "evaluate": ("evaluation.world", "WorldEvalConfig", "run"),
     "methods": ("evaluation.methods", "MethodsConfig", "run"),
+    "reviews": ("evaluation.sentiment.write", "ReviewsConfig", "write"),
     "report": ("evaluation.report", "ReportConfig", "write"),
     "users": ("evaluation.users", "UsersConfig", "run"),
     "data": ("serving.export", "DataConfig", "run"),

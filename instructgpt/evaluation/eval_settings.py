@@ -34,6 +34,9 @@ class EvalConfig:
     """For --suite: whether texts begin with the beginning-of-document token; auto = as the tokenizer says."""
     option: Annotated[tuple[str, ...], UseAppendAction] = ()
     """For --suite: a task's own setting as TASK.NAME=VALUE or NAME=VALUE; may be given several times."""
+    report: str = ""
+    """Result folders of --suite with commas between, zero- and few-shot ones for example: write one report of
+    them into --out and evaluate nothing. --models orders the models, the baseline first."""
     prompts: str = ""
     """Prompts to answer: .jsonl, a glob, or several with commas; empty = only the loss on text."""
     judge: str = ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-_STYLE = """
+STYLE = """
 :root { color-scheme: light dark; --paper: #ffffff; --ink: #1d2329; --soft: #5b6672; --rule: #d5dbe1;
   --card: #f5f7f9; --good: #177a4d; --bad: #b4323f; }
 @media (prefers-color-scheme: dark) { :root { --paper: #13171c; --ink: #e4e8ec; --soft: #98a3af;
@@ -102,4 +102,4 @@ def render_page(**values: Any) -> str:
     import jinja2
 
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.ChainableUndefined)
-    return environment.from_string(_PAGE).render(style=_STYLE, **values)
+    return environment.from_string(_PAGE).render(style=STYLE, **values)

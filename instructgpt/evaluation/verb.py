@@ -21,7 +21,12 @@ def run(config: EvalConfig) -> dict[str, Any]:
     if config.suite and (samples or config.prompts or config.judge):
         other = "--samples FILE" if samples else "--prompts" if config.prompts else "--judge"
         raise ConfigError(f"--suite and {other} are different evaluations", other, "run them one by one")
-    if samples:
+    if config.report and (samples or config.suite or config.prompts):
+        cure = "evaluate first, then write the report"
+        raise ConfigError("--report only reads what is there", "--report", cure)
+    if config.report:
+        module = "instructgpt.evaluation.suite_report.verb"
+    elif samples:
         module = "instructgpt.evaluation.released_samples"
     elif config.suite:
         module = "instructgpt.evaluation.suite.run"

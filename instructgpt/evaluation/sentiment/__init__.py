@@ -1,0 +1,1 @@
+"""Sentiment of reviews: a language model beside two classical baselines trained on the same data."""

@@ -192,12 +192,9 @@ class Tokenizer:
 
     @cached_property
     def begins_with_bos(self) -> bool:
-        """Whether documents of the model begin with bos: the tokenizer's own rules put it there, or it is one
-        of those that we train, whose models have never seen a document without."""
-        if self.bos_id is None:
-            return False
-        ours = self.special_tokens["bos_token"] == SPECIALS[1]
-        return ours or self._trusting.encode("a", add_special_tokens=True).ids[:1] == [self.bos_id]
+        """Whether the tokenizer's own rules put bos before a text (the post-processor of tokenizer.json)."""
+        encoded = self._trusting.encode("a", add_special_tokens=True).ids
+        return self.bos_id is not None and encoded[:1] == [self.bos_id]
 
     def decode(self, ids: Sequence[int], *, skip_special: bool = True) -> str:
         """Text of ids; bytes that are no character come out as U+FFFD."""

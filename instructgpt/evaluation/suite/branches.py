@@ -95,6 +95,7 @@ def likelihoods(
     model: LanguageModel,
     pairs: Sequence[tuple[Ids, Ids]],
     *,
+    context: int = 0,
     max_tokens: int = MAX_TOKENS,
     on_done: Callable[[int], None] | None = None,
 ) -> list[Likelihood]:
@@ -104,13 +105,14 @@ def likelihoods(
 
     Args:
         pairs: (context, continuation), each at least one id.
+        context: tokens that the model may see at once; 0 = as many as it can.
         max_tokens: in one forward pass; more for a text that is longer by itself.
         on_done: called with the number of continuations that a pass has finished.
 
     Raises:
         DataError: a continuation alone is longer than the model's context, or one of the two is empty.
     """
-    trees = grow(cut(pairs, model.config.context))
+    trees = grow(cut(pairs, context or model.config.context))
     sums = _Sums(torch.zeros(len(pairs), dtype=torch.float64), torch.zeros(len(pairs), dtype=torch.int64))
     head = shared_head(trees)
     reader = _Reader(model, head, sums)

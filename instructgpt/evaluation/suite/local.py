@@ -19,7 +19,7 @@ from instructgpt.model.heads import LanguageModel
 from instructgpt.runtime.checkpoint import final_checkpoint
 from instructgpt.runtime.files import hash_path
 from instructgpt.text.chat import Message, render_prompt
-from instructgpt.text.tokenizer import Tokenizer
+from instructgpt.text.tokenizer import SPECIALS, Tokenizer
 
 _LEAST_PROMPT = 16  # tokens of a prompt that a reply's length leaves room for, whatever is asked
 
@@ -42,7 +42,10 @@ class LocalModel:
         self.name, self.spec, self.chat = name, spec, chat
         self.cut = 0
         self._identity = identity or {}
-        begins = tokenizer.begins_with_bos if bos == "auto" else bos == "yes" and tokenizer.bos_id is not None
+        # Models that we pretrain have never seen a document without bos.
+        ours = tokenizer.special_tokens.get("bos_token") == SPECIALS[1]
+        wanted = ours or tokenizer.begins_with_bos if bos == "auto" else bos == "yes"
+        begins = wanted and tokenizer.bos_id is not None
         self._start: Ids = (cast(int, tokenizer.bos_id),) if begins else ()
         """What stands before every plain text."""
         self._beginning: Ids = (tokenizer.eos_id if tokenizer.bos_id is None else tokenizer.bos_id,)

@@ -30,34 +30,43 @@ def find(data: str, task: Task) -> list[Path]:
         ConfigError: nothing was named, or the task's files are in none of the folders.
         DataError: a named path is not there.
     """
-    return _find(data, task, task.files)
-
-
-def find_shots(data: str, task: Task) -> list[Path]:
-    """The files that solved examples come from; none where they come from the task's own items."""
-    return _find(data, task, task.shot_files) if task.shot_files else []
-
-
-def _find(data: str, task: Task, patterns: tuple[str, ...]) -> list[Path]:
-    places = [place.strip() for place in data.split(",") if place.strip()]
-    own = [place.partition("=")[2] for place in places if place.partition("=")[0] == task.name]
-    shared = [place for place in places if "=" not in place and place != HUB]
-    for place in own or shared:
-        path = Path(place)
+    own, shared = _places(data, task)
+    for path in own or shared:
         if not path.exists():
             raise DataError("there is no such file or folder", str(path), "look at --data")
         if path.is_file() and own:
             return [path]
-        if found := _in_folder(path, patterns):
+        if found := _in_folder(path, task.files):
             return found
-    if HUB in places and task.hub:
+    if _wants_hub(data) and task.hub:
         return [_fetch(place) for place in task.hub]
-    names = " or ".join(patterns)
-    looked = ", ".join(own or shared) or "nowhere: no folder was given"
+    names = " or ".join(task.files)
+    looked = ", ".join(map(str, own or shared)) or "nowhere: no folder was given"
     cure = f"put the data set's own file there, or name it: --data {task.name}=FILE"
-    if task.hub and HUB not in places:
+    if task.hub and not _wants_hub(data):
         cure += "; or let it be fetched: --data hub"
     raise ConfigError(f"{task.name} needs {names}, which is not found in {looked}", "--data", cure)
+
+
+def find_shots(data: str, task: Task) -> list[Path]:
+    """The files that solved examples come from; none where they come from the task's other items, because
+    it has no such files or they lie in none of the folders."""
+    own, shared = _places(data, task)
+    for path in own or shared:
+        if task.shot_files and (found := _in_folder(path, task.shot_files)):
+            return found
+    return []
+
+
+def _places(data: str, task: Task) -> tuple[list[Path], list[Path]]:
+    """What `--data` names for this task alone, and what it names for all."""
+    places = [place.strip() for place in data.split(",") if place.strip()]
+    own = [Path(place.partition("=")[2]) for place in places if place.partition("=")[0] == task.name]
+    return own, [Path(place) for place in places if "=" not in place and place != HUB]
+
+
+def _wants_hub(data: str) -> bool:
+    return HUB in [place.strip() for place in data.split(",")]
 
 
 def _in_folder(folder: Path, patterns: tuple[str, ...]) -> list[Path]:

@@ -1,14 +1,12 @@
 """What is left of a score or of a win when length is held equal (field faults 23 and 47)."""
 
-import math
-
 import torch
 from torch import Tensor
 
+from instructgpt.maths.logistic import logistic_fit
+
 PRIOR_VARIANCE = 1.0
-"""Of the slope in `length_controlled_win_rate`, else infinite where the longer reply always wins."""
-_STEPS = 50
-_CLOSE = 1e-10
+"""Of the slope in `length_controlled_fits`, else infinite where the longer reply always wins."""
 _TINY = torch.finfo(torch.float64).tiny
 
 
@@ -34,28 +32,38 @@ def value_at(x: Tensor, y: Tensor, where: float) -> Tensor:
 def length_controlled_win_rate(outcomes: Tensor, our_lengths: Tensor, their_lengths: Tensor) -> float:
     """The win rate that a logistic regression expects between replies of the same length, in [0, 1].
 
-    All (n,), one entry a prompt: `outcomes` is 1 for a win, 0 for a loss, 0.5 for a tie. The model is
-    logit P(win) = a + b * tanh(d / s), where d is our length less theirs and s the standard deviation of d;
-    fitted by Newton's method with a N(0, `PRIOR_VARIANCE`) prior on b, it answers sigmoid(a). This is the
-    length term of AlpacaEval's length-controlled win rate (arXiv:2404.04475, section 3), without its terms
-    for single prompts and without more than one pair of models. Where all outcomes are equal, or all length
-    differences are, there is nothing to control for and the answer is the plain mean.
+    All (n,), one entry a prompt: `outcomes` is 1 for a win, 0 for a loss, 0.5 for a tie. As
+    `length_controlled_fits` with equal weights, and s the standard deviation with n in its denominator. Where
+    all outcomes are equal, or all length differences are, there is nothing to control for and the answer is
+    the plain mean.
     """
     wins = outcomes.double()
     difference = our_lengths.double() - their_lengths.double()
-    spread = difference.std(unbiased=False)
-    if float(wins.mean()) in (0.0, 1.0) or float(spread) == 0.0:
+    spread = float(difference.std(unbiased=False))
+    if float(wins.mean()) in (0.0, 1.0) or spread == 0.0:
         return float(wins.mean())
-    features = torch.stack([torch.ones_like(wins), torch.tanh(difference / spread)], dim=1)  # (n, 2)
+    return float(length_controlled_fits(wins, difference, torch.ones(1, wins.numel()), spread)[0])
+
+
+def length_controlled_fits(outcomes: Tensor, differences: Tensor, weights: Tensor, spread: float) -> Tensor:
+    """Win rates between replies of the same length (b,), in [0, 1], under b weightings of the same outcomes.
+
+    The model is logit P(win) = a + b * tanh(d / s); with a N(0, `PRIOR_VARIANCE`) prior on b it answers
+    sigmoid(a). This is the model of AlpacaEval's length-controlled win rate (arXiv:2404.04475, section 3; its
+    s is the standard deviation of the differences with n - 1), for one pair of models and without the term
+    for how hard each prompt is. Where all weighted outcomes are wins, or losses, or s is 0, it is the
+    weighted mean.
+
+    Args:
+        outcomes, differences: (n,); a tie is 0.5, a difference is our length less theirs.
+        weights: (b, n), not negative.
+        spread: s.
+    """
+    outcomes, weights = outcomes.double(), weights.double()
+    means = weights @ outcomes / weights.sum(dim=1)
+    if spread == 0.0:
+        return means
+    features = torch.stack([torch.ones_like(outcomes), torch.tanh(differences.double() / spread)], dim=1)
     prior = torch.tensor([0.0, 1 / PRIOR_VARIANCE], dtype=torch.float64)
-    weights = torch.zeros(2, dtype=torch.float64)
-    for _ in range(_STEPS):
-        chance = torch.sigmoid(features @ weights)
-        gradient = features.T @ (wins - chance) - prior * weights
-        curvature = (features * (chance * (1 - chance))[:, None]).T @ features + torch.diag(prior)
-        step = torch.linalg.solve(curvature, gradient)
-        # A full step can overshoot where the chances are near 0 or 1.
-        weights = weights + step * min(1.0, 2.0 / max(float(step.abs().max()), _CLOSE))
-        if float(step.abs().max()) < _CLOSE:
-            break
-    return 1 / (1 + math.exp(-float(weights[0])))
+    rates = torch.sigmoid(logistic_fit(features, weights * outcomes, weights, prior)[:, 0])
+    return torch.where((means > 0) & (means < 1), rates, means)

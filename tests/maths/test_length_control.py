@@ -5,8 +5,14 @@ import math
 import numpy as np
 import pytest
 import torch
+from sklearn.linear_model import LogisticRegression
 
-from instructgpt.maths.length_control import correlation, length_controlled_win_rate, value_at
+from instructgpt.maths.length_control import (
+    correlation,
+    length_controlled_fits,
+    length_controlled_win_rate,
+    value_at,
+)
 
 
 def test_correlation_by_hand_and_by_numpy() -> None:
@@ -95,3 +101,31 @@ def test_nothing_to_control_for(outcome: float) -> None:
     assert length_controlled_win_rate(torch.full((3,), outcome), lengths, lengths.flip(0)) == outcome
     mixed = torch.tensor([1.0, 0.0, 1.0])
     assert length_controlled_win_rate(mixed, lengths + 2, lengths) == pytest.approx(2 / 3)
+
+
+def test_weighted_fits_against_scikit_learn() -> None:
+    """AlpacaEval's model as its own code fits it, with shares as targets: every row once as a win, once as a
+    loss, weighted; here with the normal prior, an L2 penalty with C = 1."""
+    draw = np.random.default_rng(0)
+    outcomes, differences = draw.choice([0.0, 0.5, 1.0], size=80), draw.normal(30, 200, size=80)
+    weights = draw.integers(0, 3, size=(3, 80)).astype(float)
+    spread = differences.std(ddof=1)
+    found = length_controlled_fits(
+        torch.from_numpy(outcomes), torch.from_numpy(differences), torch.from_numpy(weights), spread
+    )
+    features = np.tanh(np.concatenate([differences, differences]) / spread)[:, None]
+    for row in range(3):
+        both = np.concatenate([weights[row] * outcomes, weights[row] * (1 - outcomes)])
+        model = LogisticRegression(C=1.0, tol=1e-12, max_iter=10000)
+        model.fit(features, np.repeat([1, 0], 80), both)
+        expected = model.predict_proba(np.zeros((1, 1)))[0, 1]
+        assert float(found[row]) == pytest.approx(expected, abs=1e-6)
+
+
+def test_weighted_fits_without_anything_to_control_for_are_means() -> None:
+    outcomes, weights = torch.tensor([1.0, 0.0, 1.0]), torch.tensor([[1.0, 1.0, 2.0], [1.0, 0.0, 5.0]])
+    even = length_controlled_fits(outcomes, torch.zeros(3), weights, 0.0)
+    assert even.tolist() == [0.75, 1.0]
+    # the second weighting has wins alone
+    some = length_controlled_fits(outcomes, torch.tensor([1.0, -2.0, 3.0]), weights, 2.0)
+    assert 0 < float(some[0]) < 1 and float(some[1]) == 1.0

@@ -22,6 +22,7 @@ TASKS: dict[str, str] = {
     "sst2": f"{_TASKS}.glue:sst2",
     "imdb": f"{_TASKS}.imdb:make",
     "perplexity": f"{_TASKS}.perplexity:make",
+    "ifeval": f"{_TASKS}.ifeval:make",
 }
 """Task -> module:function, a `(Options) -> Task`."""
 

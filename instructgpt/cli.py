@@ -74,6 +74,13 @@ VERBS: dict[str, Verb] = {
     "eval": Verb(
         "evaluation.verb", "EvalConfig", "run", "tasks with intervals, win rates of models, loss on text"
     ),
+    "preference": Verb(
+        "evaluation.preference.run",
+        "PreferenceConfig",
+        "run",
+        "win rates and ratings by people's votes or a judge, with intervals",
+    ),
+    "power": Verb("evaluation.preference.power", "PowerConfig", "run", "how many prompts a comparison needs"),
     "convert": Verb(
         "conversion.convert",
         "ConvertConfig",

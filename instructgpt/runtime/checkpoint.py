@@ -21,7 +21,6 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import MISSING, asdict, fields, is_dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -30,19 +29,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from instructgpt import __version__
 from instructgpt.errors import CheckpointError, ConfigError, DataError, Interrupted
 from instructgpt.runtime.device import peak_device_memory_mib, peak_memory_mib
-from instructgpt.runtime.files import hash_path, write_folder, write_json
+from instructgpt.runtime.files import write_folder, write_json
+from instructgpt.runtime.identity import RunChanged as RunChanged
+from instructgpt.runtime.identity import compare, defaults_of, identity_of
 from instructgpt.runtime.metrics import MetricsLog, Progress
 from instructgpt.runtime.profile import Profile, Trace, phase, write_profile
-
-# Flags that say where a run lives and what is told of it, not what it computes.
-_NOT_IDENTITY = {"out", "profile", "trace_steps"}
-
-
-class RunChanged(ConfigError):
-    """The run folder holds a run with another configuration or other inputs."""
 
 
 class Run:
@@ -251,10 +244,10 @@ def open_run(out: str | Path, verb: str, config: Any, inputs: Mapping[str, str |
     if not str(out):
         raise ConfigError("no run folder was named", "--out", "give one, for example --out runs/mine/" + verb)
     folder = Path(out)
-    identity = _identity(verb, config, inputs)
+    identity = identity_of(verb, config, inputs)
     known = folder / "config.json"
     if known.exists():
-        _compare(json.loads(known.read_text(encoding="utf-8")), identity, folder, _defaults(config))
+        compare(json.loads(known.read_text(encoding="utf-8")), identity, folder, defaults_of(config))
         fresh = False
     else:
         write_json(known, identity)
@@ -304,44 +297,6 @@ def final_checkpoint(folder: str | Path) -> Path:
     )
     what = "there is no such folder" if not folder.exists() else "no finished model is in this folder"
     raise CheckpointError(what, str(folder), cure)
-
-
-def _identity(verb: str, config: Any, inputs: Mapping[str, str | Path]) -> dict[str, Any]:
-    values = asdict(config) if is_dataclass(config) and not isinstance(config, type) else dict(config)
-    hashes = {}
-    for name, value in inputs.items():
-        parts = [part for part in str(value).split(",") if part]
-        hashes[name] = "+".join(hash_path(part) for part in parts)
-    kept = {k: list(v) if isinstance(v, tuple) else v for k, v in values.items() if k not in _NOT_IDENTITY}
-    return {"verb": verb, "version": __version__, "config": kept, "inputs": hashes}
-
-
-def _defaults(config: Any) -> dict[str, Any]:
-    """What a setting is where a run was made before there was such a setting."""
-    known = fields(config) if is_dataclass(config) else ()
-    values = {field.name: field.default for field in known if field.default is not MISSING}
-    return {name: list(v) if isinstance(v, tuple) else v for name, v in values.items()}
-
-
-def _compare(
-    old: dict[str, Any], new: dict[str, Any], folder: Path, defaults: Mapping[str, Any] | None = None
-) -> None:
-    other = old["verb"] != new["verb"]
-    changes = [f"verb {old['verb']} -> {new['verb']}"] if other else []
-    for part in () if other else ("config", "inputs"):
-        names = sorted(old[part].keys() | new[part].keys())
-        for name in names:
-            unsaid = (defaults or {}).get(name) if part == "config" else None
-            before, after = old[part].get(name, unsaid), new[part].get(name)
-            if before != after:
-                label = f"input {name}" if part == "inputs" else name
-                changes.append(f"{label}: {before} -> {after}")
-    if changes:
-        raise RunChanged(
-            "this run folder holds a run made with other settings: " + "; ".join(changes),
-            str(folder),
-            "choose another --out, or move the old folder away",
-        )
 
 
 def _read_train_state(checkpoint: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -177,8 +177,9 @@ def test_an_environment_sees_our_packages_and_is_made_once(
     above = peers.interpreter("over")
     assert above.python == found.python and above.environment == {"PYTHONPATH": str(tmp_path / "over")}
     assert peers.interpreter("small") == found and len(made) == 2
-    monkeypatch.setitem(pins, "small", peers.Peer((f"numpy=={version}", "torch")))
-    peers.interpreter("small")
+    monkeypatch.setitem(pins, "over", peers.Peer((f"numpy=={version}",), over="small"))
+    monkeypatch.setattr(peers, "_install", lambda *arguments: made.append(arguments[0]))
+    peers.interpreter("over")
     assert len(made) == 3  # other pins: made anew
     assert peers.interpreter(peers.OURS).python != found.python
 

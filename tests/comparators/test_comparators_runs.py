@@ -174,6 +174,7 @@ ELSEWHERE = {
     "max_prompt", "old_logprobs", "eval_every", "keep", "save_every", "max_skipped",  # their own tests
     "max_tokens", "max_active", "micro_tokens", "device",  # test_flags_that_must_change_nothing
     "lora_rank", "lora_alpha", "lora_targets", "lora_rslora", "lora_base",  # test_adapters_alone_are_trained
+    "profile", "trace_steps",  # test_runtime_profile
     "average",  # test_grpo_is_a_slow_loop_over_tokens: here all replies have one length
 }  # fmt: skip
 

@@ -366,6 +366,7 @@ COVERED_ELSEWHERE = {
     "max_tokens", "max_active", "device",  # test_flags_that_must_change_nothing
     "judge", "on_alarm", "max_skipped",  # test_rlhf_run_alarms.py
     "lora_rank", "lora_alpha", "lora_targets", "lora_rslora", "lora_base",  # test_rlhf_lora.py
+    "profile", "trace_steps",  # test_runtime_profile.py
 }  # fmt: skip
 
 

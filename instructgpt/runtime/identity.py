@@ -1,0 +1,66 @@
+"""What a run folder belongs to: verb, settings, and the contents of its inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import MISSING, asdict, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from instructgpt import __version__
+from instructgpt.errors import ConfigError
+from instructgpt.runtime.files import hash_path
+
+# Flags that say where a run lives and what is told of it, not what it computes.
+_NOT_IDENTITY = {"out", "profile", "trace_steps"}
+
+
+class RunChanged(ConfigError):
+    """The run folder holds a run with another configuration or other inputs."""
+
+
+def identity_of(verb: str, config: Any, inputs: Mapping[str, str | Path]) -> dict[str, Any]:
+    """What the results of a stage depend on, as JSON; see `open_run` for the arguments."""
+    values = asdict(config) if is_dataclass(config) and not isinstance(config, type) else dict(config)
+    hashes = {}
+    for name, value in inputs.items():
+        parts = [part for part in str(value).split(",") if part]
+        hashes[name] = "+".join(hash_path(part) for part in parts)
+    kept = {k: list(v) if isinstance(v, tuple) else v for k, v in values.items() if k not in _NOT_IDENTITY}
+    return {"verb": verb, "version": __version__, "config": kept, "inputs": hashes}
+
+
+def defaults_of(config: Any) -> dict[str, Any]:
+    """What a setting is where a run was made before there was such a setting."""
+    known = fields(config) if is_dataclass(config) else ()
+    values = {field.name: field.default for field in known if field.default is not MISSING}
+    return {name: list(v) if isinstance(v, tuple) else v for name, v in values.items()}
+
+
+def compare(
+    old: dict[str, Any], new: dict[str, Any], folder: Path, defaults: Mapping[str, Any] | None = None
+) -> None:
+    """Refuse to go on with a run of another identity.
+
+    Args:
+        defaults: what counts for a setting that the older run does not know.
+
+    Raises:
+        RunChanged: something differs; the message lists it.
+    """
+    other = old["verb"] != new["verb"]
+    changes = [f"verb {old['verb']} -> {new['verb']}"] if other else []
+    for part in () if other else ("config", "inputs"):
+        names = sorted(old[part].keys() | new[part].keys())
+        for name in names:
+            unsaid = (defaults or {}).get(name) if part == "config" else None
+            before, after = old[part].get(name, unsaid), new[part].get(name)
+            if before != after:
+                label = f"input {name}" if part == "inputs" else name
+                changes.append(f"{label}: {before} -> {after}")
+    if changes:
+        raise RunChanged(
+            "this run folder holds a run made with other settings: " + "; ".join(changes),
+            str(folder),
+            "choose another --out, or move the old folder away",
+        )

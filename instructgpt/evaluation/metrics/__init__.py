@@ -1,0 +1,1 @@
+"""Metrics of texts: functions of strings, by the data sets' official definitions."""

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import argon2
 from alembic import command
@@ -21,7 +21,7 @@ from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from sqlalchemy import Connection, Engine, create_engine, event, select, text
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, DatabaseError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, DatabaseError, DisconnectionError, SQLAlchemyError
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import ConnectionPoolEntry
 
@@ -31,6 +31,7 @@ from instructgpt.labelling.store.tables import Base, SecretRow
 
 DEFAULT_URL = "sqlite:///labelling.db"
 BUSY_MILLISECONDS = 30_000
+IDLE_SECONDS = 5.0
 WAL_TRIES = 100
 SECRETS = "secrets"
 """Where a session finds the secrets that this process has read before; they never change."""
@@ -48,6 +49,7 @@ class Store:
         clock: seconds since the epoch.
         url: where it is, without a password.
         hasher: argon2id, for passwords.
+        swept: when this process last tidied up what, by `clock`.
     """
 
     engine: Engine
@@ -56,6 +58,7 @@ class Store:
     hasher: argon2.PasswordHasher
     _one_writer: contextlib.AbstractContextManager[object] = field(repr=False)
     _secrets: dict[str, bytes] = field(default_factory=dict, repr=False)
+    swept: dict[str, float] = field(default_factory=dict, repr=False)
 
     @contextlib.contextmanager
     def read(self) -> Iterator[Session]:
@@ -106,11 +109,7 @@ def open_store(
     if sqlite and not make and not Path(parsed.database or "").is_file():
         raise ConfigError("there is no such database", shown, "look at the file's name")
     try:
-        engine = (
-            _sqlite(parsed)
-            if sqlite
-            else create_engine(parsed, pool_size=10, max_overflow=54, pool_pre_ping=True)
-        )
+        engine = _sqlite(parsed) if sqlite else _postgresql(parsed)
         try:
             if sqlite:
                 _write_ahead(engine)
@@ -174,6 +173,28 @@ def _sqlite(url: URL) -> Engine:
     def begin(connection: Connection) -> None:
         # A reader that turns writer fails at once if another wrote in between; so writers say it first.
         connection.exec_driver_sql(f"BEGIN {connection.get_execution_options().get('begin', 'DEFERRED')}")
+
+    return engine
+
+
+def _postgresql(url: URL) -> Engine:
+    """Connections that have been idle are asked for a sign of life before they are used: the server may have
+    been started anew. One that was used just now is not, which saves a question in each transaction."""
+    engine = create_engine(url, pool_size=10, max_overflow=54)
+
+    @event.listens_for(engine, "checkin")
+    def checkin(_: object, record: ConnectionPoolEntry) -> None:
+        record.info["used"] = time.monotonic()
+
+    @event.listens_for(engine, "checkout")
+    def checkout(connection: Any, record: ConnectionPoolEntry, _: object) -> None:
+        if time.monotonic() - record.info.get("used", time.monotonic()) < IDLE_SECONDS:
+            return
+        try:
+            connection.execute("SELECT 1")
+            connection.rollback()
+        except Exception as error:
+            raise DisconnectionError from error  # the pool makes a new one and tries again
 
     return engine
 

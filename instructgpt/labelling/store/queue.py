@@ -18,9 +18,9 @@ from sqlalchemy.orm import Session
 
 from instructgpt.labelling.store import audit
 from instructgpt.labelling.store.access import labeler
-from instructgpt.labelling.store.database import Store, get
+from instructgpt.labelling.store.database import Store, bounded, get
+from instructgpt.labelling.store.held import Held, locked_held, read_held, sweep_is_due
 from instructgpt.labelling.store.leases import (
-    locked_assignment,
     locked_task,
     replies_needed,
     return_expired,
@@ -64,7 +64,8 @@ def next_task(store: Store, person_id: int, project_id: int) -> Lease | None:
         Conflict: the project is not open; its examples come first.
         QuotaReached: they have done as much as is asked.
     """
-    return_expired(store)
+    if sweep_is_due(store, store.clock()):
+        return_expired(store)
     wait = False
     while (found := _try(store, person_id, project_id, wait)) is _Outcome.AGAIN:
         wait = True
@@ -80,8 +81,7 @@ class _Outcome(Enum):
 def _try(store: Store, person_id: int, project_id: int, wait: bool) -> Lease | Literal[_Outcome.AGAIN] | None:
     now = store.clock()
     with store.write() as session:
-        person = labeler(session, person_id)
-        project = get(session, ProjectRow, project_id, "project")
+        person, project = _both(session, person_id, project_id)
         member = locked_member(session, project, person)
         held = _running(session, project, person)
         if held is None:
@@ -98,6 +98,14 @@ def _try(store: Store, person_id: int, project_id: int, wait: bool) -> Lease | L
                 if task is not None:
                     held = _lease_work(session, project, member, task, now)
         return None if held is None else shown(session, held, member)
+
+
+def _both(session: Session, person_id: int, project_id: int) -> tuple[PersonRow, ProjectRow]:
+    query = select(PersonRow, ProjectRow).join(ProjectRow, ProjectRow.id == bounded(project_id))
+    row = session.execute(query.where(PersonRow.id == bounded(person_id))).first()
+    # As long as the row is there, the session finds both without asking again.
+    person = labeler(session, row[0].id if row else person_id)
+    return person, get(session, ProjectRow, project_id, "project")
 
 
 def _running(session: Session, project: ProjectRow, person: PersonRow) -> AssignmentRow | None:
@@ -234,16 +242,12 @@ def lease(store: Store, person_id: int, assignment_id: int) -> Lease:
         Forbidden: the account is not active.
     """
     with store.read() as session:
-        person = labeler(session, person_id)
-        held = get(session, AssignmentRow, assignment_id, "task")
-        over = held.state in ("submitted", "skipped") or (held.purpose, held.state) == (
-            "screening",
-            "released",
-        )
-        if held.person_id != person.id or over:
+        known = 0 < assignment_id < 2**31
+        all_of_it = read_held(session, person_id, AssignmentRow.id == assignment_id if known else None)
+        held = all_of_it.assignment
+        if held.state in ("submitted", "skipped") or (held.purpose, held.state) == ("screening", "released"):
             raise NotFound("there is no such task")
-        member = session.get_one(MemberRow, (held.project_id, person.id))
-        return shown(session, held, member)
+        return shown(session, held, all_of_it.member)
 
 
 def plausible(token: str) -> bool:
@@ -251,23 +255,14 @@ def plausible(token: str) -> bool:
     return 16 <= len(token) <= 64 and token.isascii() and token.isprintable()
 
 
-def own_assignment(session: Session, person_id: int, token: str) -> AssignmentRow:
+def own_assignment(session: Session, person_id: int, token: str) -> Held:
     """The assignment of this token, locked, and its member before it.
 
     Raises:
         NotFound: there is none, or it is somebody else's.
         Forbidden: the account is not active.
     """
-    person = labeler(session, person_id)
-    query = select(AssignmentRow).where(AssignmentRow.token == token)
-    held = session.scalars(query).first() if plausible(token) else None
-    if held is None or held.person_id != person.id:
-        raise NotFound("there is no such task")
-    locked = select(MemberRow).where(
-        MemberRow.project_id == held.project_id, MemberRow.person_id == person.id
-    )
-    session.scalars(locked.with_for_update().execution_options(populate_existing=True)).one()
-    return locked_assignment(session, held.id)
+    return locked_held(session, person_id, AssignmentRow.token == token if plausible(token) else None)
 
 
 def _renew(held: AssignmentRow, project: ProjectRow, now: float) -> float:
@@ -296,7 +291,7 @@ def renew(store: Store, person_id: int, token: str) -> float:
     """
     with store.write() as session:
         held = own_assignment(session, person_id, token)
-        return _renew(held, session.get_one(ProjectRow, held.project_id), store.clock())
+        return _renew(held.assignment, held.project, store.clock())
 
 
 def save_draft(store: Store, person_id: int, token: str, draft: Any) -> None:
@@ -315,5 +310,5 @@ def save_draft(store: Store, person_id: int, token: str, draft: Any) -> None:
         raise Invalid([Problem("draft", f"has more than {MAX_DRAFT // 1024} KiB")])
     with store.write() as session:
         held = own_assignment(session, person_id, token)
-        _renew(held, session.get_one(ProjectRow, held.project_id), store.clock())
-        held.draft = {"value": draft}
+        _renew(held.assignment, held.project, store.clock())
+        held.assignment.draft = {"value": draft}

@@ -92,13 +92,11 @@ def submit(
     """
     now = store.clock()
     with store.write() as session:
-        held = own_assignment(session, person_id, token)
+        held, _, member, project, task = own_assignment(session, person_id, token)
         if held.state == "submitted":
             return _receipt(session, held, token)
         if held.state == "skipped":
             raise Conflict("already-skipped", "this task was skipped already", cure="take another task")
-        project = session.get_one(ProjectRow, held.project_id)
-        task = session.get_one(TaskRow, held.task_id)
         answer = _checked(project, task, answer)
         stored = _by_position(session, held, answer)
         if held.purpose == "screening" and held.state != "leased":
@@ -110,7 +108,6 @@ def submit(
                     raise lease_lost()
                 take_slot(session, task, project)
             task.labels += 1
-        member = session.get_one(MemberRow, (project.id, person_id))
         label = LabelRow(
             assignment_id=held.id,
             revision=0,
@@ -184,7 +181,7 @@ def skip(store: Store, person_id: int, token: str, reason: str, note: str = "") 
     note = check_text(note, "note", limit=MAX_NOTE, empty=True)
     now = store.clock()
     with store.write() as session:
-        held = own_assignment(session, person_id, token)
+        held, _, member, project, task = own_assignment(session, person_id, token)
         if held.state == "skipped":
             return _receipt(session, held, token)
         if held.purpose == "screening":
@@ -193,10 +190,10 @@ def skip(store: Store, person_id: int, token: str, reason: str, note: str = "") 
             raise Conflict("already-submitted", "this task was submitted already")
         if held.state != "leased":
             raise lease_lost()
-        task = locked_task(session, held.task_id)
-        free_slot(session, task, session.get_one(ProjectRow, held.project_id))
+        task = locked_task(session, task.id)
+        free_slot(session, task, project)
         task.skips += 1
-        session.get_one(MemberRow, (held.project_id, person_id)).skipped += 1
+        member.skipped += 1
         held.state, held.finished_at, held.draft = "skipped", now, None
         held.skip_reason, held.skip_note = reason, note
         audit.record(session, now, person_id, "skip", f"task {task.id}", held.project_id, reason=reason)

@@ -25,7 +25,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
@@ -91,57 +91,92 @@ def start(folder: str, slots: int) -> tuple[subprocess.Popen[str], int]:
     return process, int(found[1])
 
 
-class Client:
-    """A client that keeps its connection. Plain sockets: a library would take the server's processor."""
+END = b"\r\n0\r\n\r\n"
+"""Of a body in parts."""
+
+
+class Client(asyncio.Protocol):
+    """A client that keeps its connection, and reads an answer's events when all have come: a library, or more
+    care, would take the processor that the server writes with."""
 
     def __init__(self, port: int) -> None:
         self._port = port
-        self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+        self._transport: asyncio.Transport | None = None
+        self._lost = True
+        self._got = bytearray()
+        self._begun = 0.0
+        self._enough: Callable[[bytearray], bool] = bool
+        self._waiter: asyncio.Future[None] | None = None
 
-    async def send(self, body: dict[str, Any]) -> asyncio.StreamReader:
-        """Send a request; what is returned gives the answer."""
-        if self._streams is None:
-            self._streams = await asyncio.open_connection("127.0.0.1", self._port)
-        reader, writer = self._streams
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """See `asyncio.Protocol`."""
+        assert isinstance(transport, asyncio.Transport)
+        self._transport, self._lost = transport, False
+
+    def data_received(self, data: bytes) -> None:
+        """See `asyncio.Protocol`."""
+        if not self._begun and b"data: " in data:
+            self._begun = time.monotonic()
+        self._got += data
+        self._look()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """See `asyncio.Protocol`."""
+        self._lost = True
+        self._look()
+
+    def _look(self) -> None:
+        if self._waiter is not None and not self._waiter.done() and (self._lost or self._enough(self._got)):
+            self._waiter.set_result(None)
+
+    async def send(self, body: dict[str, Any], enough: Callable[[bytearray], bool]) -> bytes:
+        """Send a request and wait until `enough` of the answer has come, or the connection is lost."""
+        loop = asyncio.get_running_loop()
+        if self._lost:
+            await loop.create_connection(lambda: self, "127.0.0.1", self._port)
+        assert self._transport is not None
+        self._got, self._begun, self._enough = bytearray(), 0.0, enough
         content = json.dumps(body).encode()
         head = f"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(content)}\r\n"
-        writer.write(head.encode() + b"Content-Type: application/json\r\n\r\n" + content)
-        return reader
+        self._transport.write(head.encode() + b"Content-Type: application/json\r\n\r\n" + content)
+        self._waiter = loop.create_future()
+        self._look()
+        await self._waiter
+        return bytes(self._got)
 
     def leave(self) -> None:
         """Break the connection off."""
-        if self._streams is not None:
-            self._streams[1].transport.abort()
-            self._streams = None
+        if self._transport is not None:
+            self._transport.abort()
+            self._transport, self._lost = None, True
 
     async def ask(self, body: dict[str, Any], load: Load) -> str:
         """One streamed answer."""
         began = time.monotonic()
-        reader = await self.send(body)
-        status = await reader.readline()
-        if b" 200 " not in status:
-            raise ValueError(f"{status!r} {(await reader.read(500))!r}")
-        text, begun, done = "", False, False
-        async for line in reader:
+        answer = await self.send(body, _whole)
+        if not answer.startswith(b"HTTP/1.1 200") or not answer.endswith(END):
+            raise ValueError(f"the answer is {answer[:500]!r}")
+        load.first.append(self._begun - began)
+        text, done = "", False
+        for line in answer.splitlines():
             if line.startswith(b"data: {"):
                 chunk = json.loads(line[6:])
                 if "error" in chunk:
                     raise ValueError(str(chunk))
-                if not begun:
-                    load.first.append(time.monotonic() - began)
-                    begun = True
                 load.chunks += 1
                 if chunk["choices"]:
                     text += chunk["choices"][0]["text"]
                 else:
                     load.tokens += chunk["usage"]["completion_tokens"]
-            done = done or line.startswith(b"data: [DONE]")
-            if line == b"0\r\n":  # the last part of a body in parts
-                await reader.readline()
-                break
+            done = done or line == b"data: [DONE]"
         if not done:
             raise ValueError("the stream ended early")
         return text
+
+
+def _whole(answer: bytearray) -> bool:
+    """Whether all of a stream has come, or a refusal's beginning."""
+    return answer.endswith(END) or (len(answer) > 12 and not answer.startswith(b"HTTP/1.1 200"))
 
 
 async def press(
@@ -182,9 +217,8 @@ async def leave(port: int, count: int, at_once: int, max_new: int) -> None:
     async def client(number: int) -> None:
         async with turns:
             body = {"prompt": f"{number} name", "max_tokens": max_new, "stream": True, "n": 1 + number % 3}
-            mine = Client(port)
-            reader = await mine.send(body)
-            await reader.read(1 + 100 * (number % 7))
+            mine, least = Client(port), 1 + 100 * (number % 7)
+            await mine.send(body, lambda answer: len(answer) >= least)
             mine.leave()
 
     await asyncio.gather(*(client(number) for number in range(count)))
@@ -200,9 +234,29 @@ def numbers(port: int) -> dict[str, float]:
 
 
 def memory_mib(process: subprocess.Popen[str]) -> float:
-    """Resident memory of the server (Linux)."""
-    status = Path(f"/proc/{process.pid}/status").read_text(encoding="utf-8")
-    return int(re.findall(r"VmRSS:\s+(\d+)", status)[0]) / 1024
+    """Resident memory of the server's processes together (Linux); pages that they share count in each."""
+    return sum(map(_resident_mib, [process.pid, *_children(process.pid)]))
+
+
+def _children(parent: int) -> list[int]:
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            # The name before it stands in brackets and may hold anything.
+            fields = path.read_text(encoding="utf-8").rpartition(")")[2].split()
+        except OSError:  # it has ended meanwhile
+            continue
+        if int(fields[1]) == parent:
+            found.append(int(path.parent.name))
+    return found
+
+
+def _resident_mib(pid: int) -> float:
+    try:
+        status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
+    except OSError:
+        return 0.0
+    return sum(int(size) for size in re.findall(r"VmRSS:\s+(\d+)", status)) / 1024
 
 
 async def watched(process: subprocess.Popen[str], work: Any) -> tuple[Load, list[float]]:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from instructgpt.errors import DataError, InstructGPTError
 from instructgpt.generation.engine import Request, generate
 from instructgpt.generation.loading import open_model
+from instructgpt.generation.lookup import check_lookup
 from instructgpt.generation.reply import reply_key
 from instructgpt.generation.stream import TextStream
 from instructgpt.model.heads import LanguageModel
@@ -44,10 +45,19 @@ class ChatConfig:
     """Sample from the most probable tokens that hold this mass together; 1 = from all."""
     seed: int = 0
     """The same seed and the same words give the same conversation."""
+    lookup: int = 0
+    """Guess up to so many tokens ahead from what was said already: faster where replies repeat it, changes no
+    reply. 0 = no guessing."""
     device: str = "auto"
     """auto, cpu, cuda, mps."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Precision of the model."""
+    weights: Literal["full", "int8", "int4"] = "full"
+    """How the model's matrices are stored: as they are, or rounded to 8 or 4 bits: smaller, and for few
+    replies at a time faster."""
+
+    def __post_init__(self) -> None:
+        check_lookup(self.lookup)
 
 
 class Conversation:
@@ -120,9 +130,12 @@ class Conversation:
             write(piece)
 
         try:
-            completion = generate(self.model, [request], on_token=lambda _, token: show(stream.push(token)))[
-                0
-            ]
+            (completion,) = generate(
+                self.model,
+                [request],
+                on_token=lambda _, token: show(stream.push(token)),
+                lookup=config.lookup,
+            )
             show(stream.finish())
             write(
                 "\n"
@@ -189,7 +202,9 @@ def run(config: ChatConfig) -> dict[str, Any]:
     Raises:
         CheckpointError, ConfigError: see the model and the flags.
     """
-    model, tokenizer = open_model(config.model, pick_device(config.device), pick_dtype(config.dtype))
+    model, tokenizer = open_model(
+        config.model, pick_device(config.device), pick_dtype(config.dtype), config.weights
+    )
     # Wrong settings should be told now, not after the first message.
     Request((0,), 0, config.max_new, config.temperature, config.top_k, config.top_p)
     with contextlib.suppress(ImportError):

@@ -5,7 +5,7 @@ slots 0..R-1 of the cache (the last row moves into a hole), so that reading the 
 is read into the cache but for its last token, which goes through the first decode step; so n samples of one
 prompt are one prefill and n - 1 copies, and the first token of a reply is drawn like all others.
 
-Legend: S slots, R active rows, V vocabulary, W room for the ids of a reply.
+Legend: S slots, R active rows, V vocabulary, W room for the ids of a reply, N tokens of a pass.
 """
 
 from __future__ import annotations
@@ -17,26 +17,23 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from instructgpt.data.collate import pack_ids
-from instructgpt.data.packing import plan_batches
+from instructgpt.generation.ahead import Guesser, keep, lay_out
+from instructgpt.generation.prefill import Prefill
 from instructgpt.generation.processing import Processing
 from instructgpt.generation.requests import Completion, Request, TokenLogprobs, check_room
+from instructgpt.generation.room import CACHE_BYTES, cache_dtype, rows_for_memory
 from instructgpt.generation.rows import Rows
 from instructgpt.generation.sampling import keyed_uniform, sample
-from instructgpt.generation.shapes import fill_up
+from instructgpt.generation.settings_of_rows import Agreed, Stops
 from instructgpt.model.cache import KVCache
 from instructgpt.model.heads import LanguageModel
 
-__all__ = ["Completion", "Engine", "Request", "Step", "generate", "rows_for_memory"]
+__all__ = ["CACHE_BYTES", "Completion", "Engine", "Request", "Step", "generate", "rows_for_memory"]
 
 MAX_ACTIVE = 256
 """Rows in one step unless told otherwise; the cache's size may allow fewer."""
-CACHE_BYTES = 1 << 30
-"""Memory for keys and values when all rows are as long as they may become."""
 PREFILL_TOKENS = 2048
 """Prompt tokens in one forward pass."""
-_FIRST_ROOM = 64
-"""Tokens of a reply that the cache has room for at first; it doubles when that is not enough."""
 
 
 @dataclass
@@ -44,7 +41,7 @@ class Step:
     """What one step brought."""
 
     tokens: list[tuple[int, int]] = field(default_factory=list)
-    """(request, id) of every active row; empty unless the engine was asked for tokens."""
+    """(request, id) of every active row, several of one in their order; empty unless asked for."""
     finished: list[tuple[int, Completion]] = field(default_factory=list)
     """(request, completion) of the rows that ended."""
     logprobs: dict[int, TokenLogprobs] = field(default_factory=dict)
@@ -66,6 +63,7 @@ class Engine:
         *,
         want_tokens: bool = False,
         few_shapes: bool = False,
+        lookup: int = 0,
     ) -> None:
         """Args:
         slots: largest number of rows in one step.
@@ -73,15 +71,17 @@ class Engine:
         want_tokens: report every drawn id in `Step.tokens`, not only finished replies.
         few_shapes: fill prompts up to round numbers of tokens that nobody reads (see `shapes`); for those
             who run for long, as oneDNN makes code for every new shape (milliseconds) and keeps it.
+        lookup: ids to guess ahead from a text's own past (see `ahead`) while few rows are active; 0 = none.
         """
         weight = model.unembedding
         self.model, self.want_tokens = model, want_tokens
         self._device = weight.device
         self._slots = slots
-        self._few_shapes = few_shapes
         # Filling goes into a slot of its own, the last one.
         rows = slots + few_shapes
-        self._cache = KVCache(model.config, rows, max(1, capacity), weight.dtype, weight.device)
+        self._cache = KVCache(model.config, rows, max(1, capacity), cache_dtype(model), weight.device)
+        self._prefill = Prefill(model, self._cache, slots if few_shapes else None, PREFILL_TOKENS)
+        self._guesser = Guesser(lookup)
         # Sampling needs float64, which Apple's GPUs lack.
         sampling_device = torch.device("cpu") if weight.device.type == "mps" else weight.device
         self._rows = Rows(slots, sampling_device)
@@ -89,13 +89,9 @@ class Engine:
         self._active: list[tuple[int, Request]] = []  # of row 0, 1, ... R - 1
         self._submitted = 0
         self._longest = 0  # tokens of the longest row that may come to be
-        self._temperature: float | None = None
-        self._top_k: int | None = None
-        self._top_p: float | None = None
-        self._min_p: float | None = None
+        self._agreed = Agreed([])
         self._processing = Processing([], sampling_device)
-        self._stop_sets: dict[frozenset[int], int] = {}
-        self._stops = torch.zeros(0, weight.shape[0], dtype=torch.bool, device=sampling_device)
+        self._stops = Stops(weight.shape[0], sampling_device)
 
     @property
     def busy(self) -> bool:
@@ -146,37 +142,93 @@ class Engine:
 
     @torch.inference_mode()
     def step(self) -> Step:
-        """Draw one id for every active row, after waiting requests have taken free slots."""
+        """Draw one id for every active row, or several where guesses were right, after waiting requests have
+        taken free slots."""
         self._admit()
-        rows = len(self._active)
-        if not rows:
+        if not self._active:
             return Step()
-        self._make_room()
-        state = self._rows
-        device = self._device
+        guesses = self._guess()
+        result = Step()
+        last = self._draw_several(guesses, result) if guesses else self._draw(result)
+        rows, state = len(self._active), self._rows
+        stopped = self._stops.end(state.stop_set[:rows], last)
+        # The one wait for a device:
+        done = (stopped | (state.produced[:rows] >= state.max_new[:rows])).nonzero()[:, 0]
+        if len(done):
+            result.finished = self._collect(done, stopped)
+            self._remove(done.tolist())
+        return result
+
+    def _draw(self, result: Step) -> Tensor:
+        """One id for each row; returns them (R,)."""
+        rows, state, device = len(self._active), self._rows, self._device
+        self._grow(int(self._cache.lengths[:rows].max()) + 1)
         positions = self._cache.lengths[:rows].to(device)
         hidden = self.model(state.next_id[:rows].to(device), positions, [1] * rows, cache=self._cache)
         logits = self.model.logits(hidden).to(state.device)  # (R, V)
         produced = state.produced[:rows]
         uniforms = keyed_uniform(state.key[:rows], produced)
-        ids, logprobs = sample(self._processing.apply(logits, state), uniforms, *self._settings(rows))
+        processed = self._processing.apply(logits, state)
+        ids, logprobs = sample(processed, uniforms, *self._agreed.of(state, rows))
         state.next_id[:rows] = ids
         row = torch.arange(rows, device=state.device)
         state.ids[row, produced] = ids
         state.logprobs[row, produced] = logprobs
         produced += 1
-        stopped = self._stops[state.stop_set[:rows], ids]
-        done = (stopped | (produced >= state.max_new[:rows])).nonzero()[:, 0]  # the one wait for a device
-        result = Step()
         for place, view in self._processing.report(logits, ids).items():
             result.logprobs[self._active[place][0]] = view
-        if self.want_tokens:
+        if self.want_tokens or self._guesser.may(rows):
             numbers = (number for number, _ in self._active)
-            result.tokens = list(zip(numbers, ids.tolist(), strict=True))
-        if len(done):
-            result.finished = self._collect(done, stopped)
-            self._remove(done.tolist())
-        return result
+            drawn = list(zip(numbers, ids.tolist(), strict=True))
+            self._guesser.drawn(drawn)
+            result.tokens = drawn if self.want_tokens else []
+        return ids
+
+    def _guess(self) -> list[list[int]]:
+        """Guesses for each row; empty where there are none, or where a draw depends on the ones before it."""
+        if not self._processing.plain:
+            return []
+        rows, state = len(self._active), self._rows
+        if not self._guesser.may(rows):
+            self._guesser.forget([])  # what is drawn now would be missing there
+            return []
+        produced = state.produced[:rows].tolist()
+        left = (state.max_new[:rows] - state.produced[:rows]).tolist()
+        return self._guesser.guesses(self._active, left, lambda row: state.ids[row, : produced[row]].tolist())
+
+    def _draw_several(self, guesses: list[list[int]], result: Step) -> Tensor:
+        """What follows from each row's last id and from the guesses behind it, as far as they are right;
+        returns the last id of each row (R,)."""
+        rows, state, device = len(self._active), self._rows, self._device
+        layout = lay_out(state.next_id[:rows].cpu(), guesses)
+        before = self._cache.lengths[:rows].clone()
+        self._grow(int((before + layout.counts).max()))
+        positions = (before[layout.rows] + layout.offsets).to(device)
+        hidden = self.model(layout.ids.to(device), positions, layout.counts.tolist(), cache=self._cache)
+        logits = self.model.logits(hidden).to(state.device)  # (N, V)
+        row, offset = layout.rows.to(state.device), layout.offsets.to(state.device)
+        place = state.produced[:rows][row] + offset
+        uniforms = keyed_uniform(state.key[:rows][row], place)
+        ids, logprobs = sample(logits, uniforms, *self._agreed.of(state, rows, row))
+        drawn = ids.tolist()
+        kept = keep(drawn, guesses, [request.stop_ids for _, request in self._active])
+        count = torch.tensor(kept)
+        self._cache.lengths[:rows] = before + count  # wrong guesses are overwritten
+        count = count.to(state.device)
+        good = (offset < count[row]).nonzero()[:, 0]
+        state.ids[row[good], place[good]] = ids[good]
+        state.logprobs[row[good], place[good]] = logprobs[good]
+        fresh = [
+            (number, index)
+            for (number, _), start, many in zip(self._active, layout.starts.tolist(), kept, strict=True)
+            for index in drawn[start : start + many]
+        ]
+        self._guesser.drawn(fresh)
+        result.tokens = fresh if self.want_tokens else []
+        last = ids[layout.starts.to(state.device) + count - 1]
+        state.next_id[:rows] = last
+        state.produced[:rows] += count
+        return last
 
     def _collect(self, done: Tensor, stopped: Tensor) -> list[tuple[int, Completion]]:
         """Completions of rows `done`, in one transfer a column."""
@@ -232,9 +284,13 @@ class Engine:
             else:
                 sources.append(donor)
                 targets.append(row)
+        present = [(row, request.prompt_ids) for row, (_, request) in enumerate(self._active)]
         self._active += admitted
         self._cache.reset(torch.tensor(fresh, dtype=torch.int64))
-        self._prefill([row for row in fresh if len(self._active[row][1].read) > 1])
+        read = [row for row in fresh if len(self._active[row][1].read) > 1]
+        prefixes = [self._active[row][1].read[:-1] for row in read]
+        self._grow(max(map(len, prefixes), default=0) + 1)
+        self._prefill.read(read, prefixes, present)
         if targets:
             self._cache.move(sources, targets)
             # A donor may have gone on to its reply: what lies beyond the prompt is not read.
@@ -243,71 +299,19 @@ class Engine:
         self._agree()
         requests = [request for _, request in admitted]
         self._rows.widen(max(request.max_new for request in requests))
-        self._rows.fill(first, requests, [self._stop_set(request.stop_ids) for request in requests])
-
-    def _prefill(self, rows: Sequence[int]) -> None:
-        """Read what these rows begin with, all but the last token, into their slots."""
-        prefixes = [self._active[row][1].read[:-1] for row in rows]
-        if not prefixes:
-            return
-        self._grow(max(map(len, prefixes)) + 1)
-        for batch in plan_batches([len(prefix) for prefix in prefixes], PREFILL_TOKENS):
-            sequences, places = [prefixes[i] for i in batch], [rows[i] for i in batch]
-            if self._few_shapes and (filling := fill_up(sequences, self.model.config.context)):
-                sequences.append(filling)
-                places.append(self._slots)
-                self._cache.reset(self._slots)
-                self._grow(len(filling))
-            ids, positions, lengths = pack_ids(sequences)
-            slots = torch.tensor(places)
-            self.model(ids.to(self._device), positions.to(self._device), lengths, self._cache, slots)
-
-    def _make_room(self) -> None:
-        """Each active row is about to append one token to its slot."""
-        self._grow(int(self._cache.lengths[: len(self._active)].max()) + 1)
+        self._rows.fill(first, requests, self._stops.places([request.stop_ids for request in requests]))
 
     def _grow(self, needed: int) -> None:
         if needed > self._cache.capacity:
             self._cache.grow(max(needed, min(2 * self._cache.capacity, self._longest)))
 
-    def _stop_set(self, stop_ids: frozenset[int]) -> int:
-        """Row of the stop table (sets, V) for this set of ids."""
-        if stop_ids not in self._stop_sets:
-            self._stop_sets[stop_ids] = len(self._stop_sets)
-            row = torch.zeros(1, self._stops.shape[1], dtype=torch.bool, device=self._stops.device)
-            row[0, [i for i in stop_ids if 0 <= i < row.shape[1]]] = True
-            self._stops = torch.cat([self._stops, row])
-        return self._stop_sets[stop_ids]
-
     def _agree(self) -> None:
-        """Note the settings that all active rows share; called when rows come or go, not at every step."""
+        """Note what the active rows have in common; called when rows come or go, not at every step."""
         requests = [request for _, request in self._active]
-        temperatures = {request.temperature for request in requests}
-        top_ks = {request.top_k for request in requests}
-        top_ps = {request.top_p for request in requests}
-        min_ps = {request.min_p for request in requests}
-        self._temperature = temperatures.pop() if len(temperatures) == 1 else None
-        self._top_k = top_ks.pop() if len(top_ks) == 1 else None
-        self._top_p = top_ps.pop() if len(top_ps) == 1 else None
-        self._min_p = min_ps.pop() if len(min_ps) == 1 else None
-        self._processing = Processing(requests, self._rows.device)
-
-    def _settings(self, rows: int) -> tuple[float | Tensor, int | Tensor, float | Tensor, float | Tensor]:
-        """Temperature, top-k, top-p and min-p: numbers where all rows agree (faster), else columns (R,)."""
-        state = self._rows
-        return (
-            state.temperature[:rows] if self._temperature is None else self._temperature,
-            state.top_k[:rows] if self._top_k is None else self._top_k,
-            state.top_p[:rows] if self._top_p is None else self._top_p,
-            state.min_p[:rows] if self._min_p is None else self._min_p,
-        )
-
-
-def rows_for_memory(model: LanguageModel, longest: int, cache_bytes: int = CACHE_BYTES) -> int:
-    """How many rows of `longest` tokens the cache may hold in `cache_bytes`; at least 1."""
-    config = model.config
-    per_token = 2 * config.layers * config.kv_heads * config.head_dim * model.unembedding.element_size()
-    return max(1, cache_bytes // (per_token * longest))
+        self._agreed = Agreed(requests)
+        if not self._processing.plain or any(request.wishes for request in requests):
+            self._processing = Processing(requests, self._rows.device)
+        self._guesser.forget(self._active)
 
 
 def generate(
@@ -317,6 +321,7 @@ def generate(
     max_active: int = MAX_ACTIVE,
     on_token: Callable[[int, int], None] | None = None,
     on_finish: Callable[[int, Completion], None] | None = None,
+    lookup: int = 0,
 ) -> list[Completion]:
     """Draw a reply to each request; results are in the order of the requests.
 
@@ -327,6 +332,7 @@ def generate(
         max_active: rows in one step; fewer are used where the cache would exceed `CACHE_BYTES`.
         on_token: called with (request, id) for every id, as it is drawn.
         on_finish: called with (request, completion) as each reply ends.
+        lookup: see `Engine`; no reply changes.
 
     Raises:
         DataError: see `Engine.submit`.
@@ -342,9 +348,8 @@ def generate(
         key=lambda i: (-len(requests[i].prompt_ids) - requests[i].max_new, requests[i].prompt_ids),
     )
     longest = len(requests[order[0]].prompt_ids) + requests[order[0]].max_new
-    prompt = max(len(request.prompt_ids) for request in requests)
     slots = min(max_active, len(requests), rows_for_memory(model, longest))
-    engine = Engine(model, slots, min(longest, prompt + _FIRST_ROOM), want_tokens=on_token is not None)
+    engine = Engine(model, slots, longest, want_tokens=on_token is not None, lookup=lookup)
     for index in order:
         engine.submit(requests[index])
     completions: dict[int, Completion] = {}

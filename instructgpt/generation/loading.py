@@ -10,19 +10,27 @@ from instructgpt.errors import CheckpointError, ConfigError
 from instructgpt.model.adapter import tokenizer_folder
 from instructgpt.model.heads import LanguageModel
 from instructgpt.model.hf import load_language_model
+from instructgpt.model.quantised import Weights, quantised
 from instructgpt.runtime.checkpoint import final_checkpoint
 from instructgpt.text.tokenizer import Tokenizer
 
 
 def open_model(
-    folder: str | Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+    folder: str | Path,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    weights: Weights = "full",
 ) -> tuple[LanguageModel, Tokenizer]:
     """The model of a checkpoint, or of a finished stage's folder, with its tokenizer.
 
     An adapter's checkpoint gives base and adapter merged, which runs as fast as any model.
 
+    Args:
+        dtype: of what is computed.
+        weights: how the matrices are stored (see `quantised`).
+
     Raises:
-        ConfigError: the folder's name is empty.
+        ConfigError: the folder's name is empty, or the weights can't be stored like that.
         CheckpointError: there is no language model, or its tokenizer has ids that the model has not.
     """
     if not str(folder):
@@ -36,4 +44,4 @@ def open_model(
             str(path),
             "put the tokenizer that the model was trained with beside it",
         )
-    return model, tokenizer
+    return quantised(model, weights), tokenizer

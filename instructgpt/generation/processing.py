@@ -44,6 +44,11 @@ class Processing:
         self._asked = [row for row, request in enumerate(requests) if request.top_logprobs is not None]
         self._tops = [requests[row].top_logprobs or 0 for row in self._asked]
 
+    @property
+    def plain(self) -> bool:
+        """Whether no row wants anything."""
+        return self._bias is None and not len(self._penalised) and not self._asked
+
     def apply(self, logits: Tensor, state: Rows) -> Tensor:
         """The logits (R, V) to draw from: the model's, or a changed copy where a row has bias or penalty."""
         if self._bias is None and not len(self._penalised):

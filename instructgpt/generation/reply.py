@@ -97,6 +97,7 @@ def sample_replies(
     source: str = "",
     max_active: int = MAX_ACTIVE,
     on_reply: Callable[[int, Reply], None] | None = None,
+    lookup: int = 0,
 ) -> list[list[Reply]]:
     """Draw n replies to each prompt; [prompt][sample].
 
@@ -107,6 +108,7 @@ def sample_replies(
         max_new: largest length in tokens, the one that ends the reply included.
         source: where the prompts come from, for the error.
         on_reply: called with (prompt number, reply) as each reply ends.
+        lookup: see `Engine`; changes no reply.
 
     Raises:
         DataError: see `reply_requests`.
@@ -131,5 +133,5 @@ def sample_replies(
         if on_reply is not None:
             on_reply(index // n, finished[index])
 
-    generate(model, requests, max_active=max_active, on_finish=keep)
+    generate(model, requests, max_active=max_active, on_finish=keep, lookup=lookup)
     return [[finished[p * n + sample] for sample in range(n)] for p in range(len(prompts))]

@@ -55,6 +55,16 @@ class Request:
             raise ConfigError(f"min_p is {self.min_p}", "--min-p", "use 0 (no limit) to 1")
 
     @property
+    def wishes(self) -> bool:
+        """Whether it wants more than a draw: penalties, biases, log-probabilities."""
+        return bool(
+            self.presence_penalty
+            or self.frequency_penalty
+            or self.logit_bias
+            or self.top_logprobs is not None
+        )
+
+    @property
     def read(self) -> tuple[int, ...]:
         """Ids that stand before the next one to draw."""
         return self.prompt_ids + self.drawn

@@ -14,6 +14,7 @@ from instructgpt.data.records import Demonstration, Prompt, read_prompts, to_row
 from instructgpt.errors import ConfigError
 from instructgpt.generation.engine import MAX_ACTIVE
 from instructgpt.generation.loading import open_model
+from instructgpt.generation.lookup import check_lookup
 from instructgpt.generation.reply import Reply, reply_requests, sample_replies
 from instructgpt.generation.spool import Spool
 from instructgpt.generation.task_prompts import (
@@ -73,16 +74,23 @@ class GenerateConfig:
     """Decides every reply, with the prompt's id and the number of the sample."""
     max_active: int = MAX_ACTIVE
     """Replies drawn at the same time: bounds memory, changes no reply."""
+    lookup: int = 0
+    """Guess up to so many tokens ahead from what the text holds already, while few replies are drawn: faster
+    where replies repeat their prompts, changes no reply. 0 = no guessing."""
     device: str = "auto"
     """auto, cpu, cuda, mps."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Precision of the model."""
+    weights: Literal["full", "int8", "int4"] = "full"
+    """How the model's matrices are stored: as they are, or rounded to 8 or 4 bits: smaller, and for few
+    replies at a time faster."""
 
     def __post_init__(self) -> None:
         for name in ("n", "max_active"):
             if getattr(self, name) < 1:
                 flag = "--" + name.replace("_", "-")
                 raise ConfigError(f"{name} is {getattr(self, name)}", flag, "use at least 1")
+        check_lookup(self.lookup)
 
 
 def run(config: GenerateConfig) -> dict[str, Any]:
@@ -102,7 +110,9 @@ def run(config: GenerateConfig) -> dict[str, Any]:
     prompts = _prompts(config)
     tune_malloc()
     if not config.out:
-        model, tokenizer = open_model(config.model, pick_device(config.device), pick_dtype(config.dtype))
+        model, tokenizer = open_model(
+            config.model, pick_device(config.device), pick_dtype(config.dtype), config.weights
+        )
         prompts = _check(model, tokenizer, prompts, config)
         rows = _answer(model, tokenizer, prompts, config)
         shown = [
@@ -120,7 +130,9 @@ def run(config: GenerateConfig) -> dict[str, Any]:
 
 
 def _write(run: Run, config: GenerateConfig, prompts: Sequence[Prompt]) -> dict[str, Any]:
-    model, tokenizer = open_model(config.model, pick_device(config.device), pick_dtype(config.dtype))
+    model, tokenizer = open_model(
+        config.model, pick_device(config.device), pick_dtype(config.dtype), config.weights
+    )
     # Every prompt must fit before the first one is answered.
     prompts = _check(model, tokenizer, prompts, config)
     portion = max(1, _PORTION_ROUNDS * config.max_active // config.n)  # prompts
@@ -208,6 +220,7 @@ def _answer(
         top_k=config.top_k,
         top_p=config.top_p,
         max_active=config.max_active,
+        lookup=config.lookup,
     )
     return [
         _row(prompt, sample, reply)

@@ -28,6 +28,8 @@ class StopFilter:
 
     def push(self, text: str) -> str:
         """More text in; the text that is certain to be no part of a stop string out."""
+        if not self._stops:
+            return text
         if self.matched is not None:
             return ""
         self._held += text

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import mmap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -45,8 +47,26 @@ class CachePlan:
         layer.view(-1, size).index_copy_(0, self.write, new.reshape(-1, size))
 
 
+_MAPPED = 1 << 20
+"""Bytes from which on memory is mapped instead of filled."""
+
+
+def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Zeros, not empty memory: unread places are multiplied by weight 0, and 0 * NaN would be NaN.
+
+    On a CPU they are a mapping of their own, whose pages take memory when they are first written: a cache can
+    be made as large as it may ever become, and costs what is in it. Nothing is copied to make it grow.
+    """
+    size = math.prod(shape) * dtype.itemsize
+    if device.type != "cpu" or size < _MAPPED:
+        return torch.zeros(shape, dtype=dtype, device=device)
+    return torch.frombuffer(mmap.mmap(-1, size), dtype=dtype).view(shape)
+
+
 class KVCache:
     """Preallocated keys and values, (layers, slots, kv_heads, capacity, head_dim), and how full each slot is.
+
+    On a CPU room that was never used takes no memory, so `capacity` may be what the longest row can become.
 
     `lengths` (slots,) int64 lives on the CPU: the caller schedules with it, and reading it never waits for a
     device.
@@ -61,9 +81,8 @@ class KVCache:
         device: torch.device | str = "cpu",
     ) -> None:
         shape = (config.layers, slots, config.kv_heads, capacity, config.head_dim)
-        # Zeros, not empty memory: unread places are multiplied by weight 0, and 0 * NaN would be NaN.
-        self.keys = torch.zeros(shape, dtype=dtype, device=device)
-        self.values = torch.zeros(shape, dtype=dtype, device=device)
+        self.keys = _zeros(shape, dtype, torch.device(device))
+        self.values = _zeros(shape, dtype, torch.device(device))
         self.lengths = torch.zeros(slots, dtype=torch.int64)
         self.window = config.window
 
@@ -98,14 +117,12 @@ class KVCache:
         extra = capacity - self.capacity
         if extra <= 0:
             return
-        pad = (
-            0,
-            0,
-            0,
-            extra,
-        )  # last dimension (head_dim) stays, the one before it (capacity) grows at its end
-        self.keys = torch.nn.functional.pad(self.keys, pad)
-        self.values = torch.nn.functional.pad(self.values, pad)
+        for name in ("keys", "values"):
+            old: Tensor = getattr(self, name)
+            shape = (*old.shape[:3], capacity, old.shape[4])
+            new = _zeros(shape, old.dtype, old.device)
+            new[:, :, :, : old.shape[3]] = old
+            setattr(self, name, new)
 
     def plan(self, lengths: Sequence[int], slots: Tensor | None) -> CachePlan:
         """Lay out one forward pass that appends lengths[r] tokens to slot slots[r] (default: slots 0..R-1).

@@ -29,6 +29,7 @@ class Score:
 
 
 Job = Draw | Score
+End = Literal["stop", "length", "scored", "failed"]
 
 
 class Token(NamedTuple):
@@ -47,8 +48,10 @@ class Event:
     tokens: list[Token] = field(default_factory=list)
     scores: list[TokenLogprobs | None] = field(default_factory=list)
     """Of a `Score`, one for each id."""
-    end: Literal["stop", "length", "scored", "failed"] | None = None
+    end: End | None = None
     """Set in a job's last event; "failed": the engine or the server stopped."""
+    sent: bool = field(default=False, compare=False)
+    """It is on its way: nothing may be added."""
 
 
 class Running:

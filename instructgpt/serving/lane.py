@@ -9,7 +9,7 @@ from instructgpt.generation.engine import PREFILL_TOKENS, Engine, rows_for_memor
 from instructgpt.generation.prompt_logprobs import prompt_logprobs
 from instructgpt.generation.stream import TextStream
 from instructgpt.serving.catalog import Loaded
-from instructgpt.serving.jobs import Draw, Event, Running, Score, Token
+from instructgpt.serving.jobs import Draw, End, Event, Job, Score, Token
 from instructgpt.serving.queueing import FairQueue, Share
 
 QUANTUM = 128
@@ -19,25 +19,38 @@ PATIENCE = 4
 prompts costs almost as much as reading many."""
 READ_SHARE = 1 / 8
 """Service that reading a token counts for, in drawn tokens."""
-_FIRST_CAPACITY = 256
+
+
+class Owner(Protocol):
+    """Jobs that were submitted together; hashed by identity."""
+
+    @property
+    def jobs(self) -> tuple[Job, ...]: ...
+
+    open: int
+    """Jobs that have not ended; the lane counts down."""
 
 
 class Entry:
     """A job in the lane."""
 
-    def __init__(self, running: Running, index: int, share: Share, watch: TextStream | None) -> None:
+    def __init__(self, running: Owner, index: int, share: Share, watch: TextStream | None) -> None:
         job = running.jobs[index]
         self.running, self.index, self.share, self.watch = running, index, share, watch
         self.job = job
         self.request = job.request if isinstance(job, Draw) else None
         self.turn = 0
         """Tokens drawn since it got its slot."""
+        self.charged = 0
+        """Those of them that its share has been charged for."""
+        self.event: Event | None = None
+        """The news of it that the next step may add to, unless it was sent."""
 
 
 class Outbox(Protocol):
     """Where news goes."""
 
-    def event(self, running: Running, index: int) -> Event:
+    def event(self, running: Owner, index: int) -> Event:
         """The event of this job that is not sent yet; it is sent in its own time."""
         ...
 
@@ -45,9 +58,12 @@ class Outbox(Protocol):
 class Lane:
     """One model's engine and queue."""
 
-    def __init__(self, loaded: Loaded, slots: int, cache_bytes: int, quantum: int = QUANTUM) -> None:
+    def __init__(
+        self, loaded: Loaded, slots: int, cache_bytes: int, quantum: int = QUANTUM, lookup: int = 0
+    ) -> None:
+        """`lookup`: see `Engine`."""
         config = loaded.model.config
-        self.loaded, self.quantum = loaded, quantum
+        self.loaded, self.quantum, self._lookup = loaded, quantum, lookup
         self.slots = min(slots, rows_for_memory(loaded.model, config.context, cache_bytes))
         self.active: dict[int, Entry] = {}  # by the engine's number
         self.draws: FairQueue[Entry] = FairQueue()
@@ -59,16 +75,24 @@ class Lane:
         self._start_engine()
 
     def _start_engine(self) -> None:
-        capacity = min(self.loaded.model.config.context, _FIRST_CAPACITY)
-        self._engine = Engine(self.loaded.model, self.slots, capacity, want_tokens=True, few_shapes=True)
+        capacity = self.loaded.model.config.context
+        self._engine = Engine(
+            self.loaded.model,
+            self.slots,
+            capacity,
+            want_tokens=True,
+            few_shapes=True,
+            lookup=self._lookup,
+        )
 
     @property
     def busy(self) -> bool:
         """Whether a round has anything to do."""
         return bool(self.active or self.draws or self.scores)
 
-    def add(self, running: Running, caller: str) -> None:
+    def add(self, running: Owner, caller: str) -> None:
         """Queue the jobs of a request."""
+        self._settle()  # who comes starts level with the least served
         shares: dict[int, Share] = {}
         for index, job in enumerate(running.jobs):
             queue = self.draws if isinstance(job, Draw) else self.scores
@@ -79,12 +103,12 @@ class Lane:
             share = shares[id(queue)]
             queue.push(share, Entry(running, index, share, watch))
 
-    def cancel(self, running: Running) -> int:
+    def cancel(self, running: Owner) -> int:
         """Drop what is left of a request; returns how many jobs that were."""
         numbers = [number for number, entry in self.active.items() if entry.running is running]
         for number in numbers:
             self._engine.cancel(number)
-            self.draws.leave(self.active.pop(number).share)
+            self._leave(number)
 
         def unwanted(entry: Entry) -> bool:
             return entry.running is running
@@ -94,6 +118,7 @@ class Lane:
     def round(self, out: Outbox) -> None:
         """Let requests in, score a portion of texts, draw one token for every active row."""
         if self.draws:
+            self._settle()
             self._make_way()
             self._admit()
         if self.scores:
@@ -157,7 +182,7 @@ class Lane:
             budget, free = budget - length, free - 1
             self.read += length
             self.draws.charge(share, READ_SHARE * length)
-            entry.turn = 0
+            entry.turn = entry.charged = 0
             self.active[self._engine.submit(entry.request)] = entry
             self._hand = []
 
@@ -182,28 +207,43 @@ class Lane:
 
     def _step(self, out: Outbox) -> None:
         step = self._engine.step()
-        finished = dict(step.finished)
         self.drawn += len(step.tokens)
         for number, index in step.tokens:
-            entry = self.active[number]
+            entry = self.active.get(number)
+            if entry is None:  # a stop string ended it at an id before
+                continue
             entry.turn += 1
-            self.draws.charge(entry.share, 1)
-            event = out.event(entry.running, entry.index)
+            event = entry.event
+            if event is None or event.sent:
+                event = entry.event = out.event(entry.running, entry.index)
             event.tokens.append(Token(index, step.logprobs.get(number)))
-            matched = False
             if entry.watch is not None:
                 entry.watch.push(index)
-                matched = entry.watch.matched is not None
-            completion = finished.get(number)
-            if completion is None and not matched:
-                continue
-            if completion is None:
-                self._engine.cancel(number)
-            self.draws.leave(self.active.pop(number).share)
-            stopped = matched or (completion is not None and completion.stopped)
-            self._end(entry, out, "stop" if stopped else "length")
+                if entry.watch.matched is not None:
+                    self._engine.cancel(number)
+                    self._leave(number)
+                    self._end(entry, out, "stop")
+        for number, completion in step.finished:
+            if (entry := self.active.get(number)) is not None:
+                self._leave(number)
+                self._end(entry, out, "stop" if completion.stopped else "length")
 
-    def _end(self, entry: Entry, out: Outbox, end: str) -> None:
-        out.event(entry.running, entry.index).end = end  # type: ignore[assignment]
+    def _leave(self, number: int) -> None:
+        """A row ends before its next step."""
+        entry = self.active.pop(number)
+        self._charge(entry)
+        self.draws.leave(entry.share)
+
+    def _settle(self) -> None:
+        """Charge what was drawn: service is counted when somebody waits for it, not at every token."""
+        for entry in self.active.values():
+            self._charge(entry)
+
+    def _charge(self, entry: Entry) -> None:
+        self.draws.charge(entry.share, entry.turn - entry.charged)
+        entry.charged = entry.turn
+
+    def _end(self, entry: Entry, out: Outbox, end: End) -> None:
+        out.event(entry.running, entry.index).end = end
         entry.running.open -= 1
         self.ended += 1

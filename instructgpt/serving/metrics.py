@@ -13,6 +13,16 @@ from instructgpt.serving.catalog import Catalog
 from instructgpt.serving.worker import Worker
 
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+_GAUGES = {
+    "active": "Replies in a slot",
+    "waiting": "Replies and scores that wait",
+    "slots": "Replies that fit at a time",
+}
+_COUNTERS = {
+    "drawn_tokens": ("Tokens drawn", "drawn"),
+    "read_tokens": ("Tokens of prompts read", "read"),
+    "paused": ("Times that a reply made room for another", "paused"),
+}
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -60,27 +70,19 @@ class _Engines(Collector):
 
     def __init__(self, catalog: Catalog, worker: Worker) -> None:
         self._worker = worker
-        self._names = {served.loaded: name for name, served in reversed(list(catalog.models.items()))}
+        names = {served.loaded: name for name, served in reversed(list(catalog.models.items()))}
+        self._names = [names[loaded] for loaded in catalog.loaded]
 
     def collect(self) -> Iterable[Metric]:
         """See `prometheus_client.registry.Collector`."""
-        gauges = {
-            "active": ("Replies in a slot", lambda lane: len(lane.active)),
-            "waiting": ("Replies and scores that wait", lambda lane: len(lane.draws) + len(lane.scores)),
-            "slots": ("Replies that fit at a time", lambda lane: lane.slots),
-        }
-        counters = {
-            "drawn_tokens": ("Tokens drawn", lambda lane: lane.drawn),
-            "read_tokens": ("Tokens of prompts read", lambda lane: lane.read),
-            "paused": ("Times that a reply made room for another", lambda lane: lane.preempted),
-        }
-        for name, (text, value) in gauges.items():
-            gauge = GaugeMetricFamily(f"instructgpt_{name}", text, labels=["model"])
-            for loaded, lane in self._worker.lanes.items():
-                gauge.add_metric([self._names[loaded]], value(lane))
+        rows = list(zip(self._names, self._worker.figures(), strict=True))
+        for field, text in _GAUGES.items():
+            gauge = GaugeMetricFamily(f"instructgpt_{field}", text, labels=["model"])
+            for name, figures in rows:
+                gauge.add_metric([name], getattr(figures, field))
             yield gauge
-        for name, (text, value) in counters.items():
-            counter = CounterMetricFamily(f"instructgpt_{name}", text, labels=["model"])
-            for loaded, lane in self._worker.lanes.items():
-                counter.add_metric([self._names[loaded]], value(lane))
+        for metric, (text, field) in _COUNTERS.items():
+            counter = CounterMetricFamily(f"instructgpt_{metric}", text, labels=["model"])
+            for name, figures in rows:
+                counter.add_metric([name], getattr(figures, field))
             yield counter

@@ -94,11 +94,11 @@ def run(config: ServeConfig) -> dict[str, Any]:
         sys.stderr.flush()
         sys.setswitchinterval(_SWITCH_SECONDS)
         server.run(sockets=[listening])
-    lanes = state.worker.lanes.values()
+    figures = state.worker.figures()
     return {
         "verb": "serve",
         "models": state.catalog.names,
-        "replies": sum(lane.ended for lane in lanes),
-        "drawn_tokens": sum(lane.drawn for lane in lanes),
-        "read_tokens": sum(lane.read for lane in lanes),
+        "replies": sum(one.ended for one in figures),
+        "drawn_tokens": sum(one.drawn for one in figures),
+        "read_tokens": sum(one.read for one in figures),
     }

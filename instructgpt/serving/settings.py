@@ -9,6 +9,7 @@ from typing import Literal
 from tyro.conf import Positional
 
 from instructgpt.errors import ConfigError
+from instructgpt.generation.lookup import check_lookup
 
 
 @dataclass(frozen=True)
@@ -60,12 +61,22 @@ class ServeConfig:
     """auto, cpu, cuda, mps."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Precision of the models."""
+    weights: Literal["full", "int8", "int4"] = "full"
+    """How the models' matrices are stored: as they are, or rounded to 8 or 4 bits: smaller, and for few
+    replies at a time faster."""
+    lookup: int = 0
+    """Guess up to so many tokens ahead from a text's own past, while few replies are drawn: faster where
+    replies repeat their prompts, changes no reply. 0 = no guessing."""
+    engine: Literal["process", "thread"] = "process"
+    """Where the models run: in a process of their own, so that they never wait for the writing to clients, or
+    in a thread of the server, which takes less memory."""
 
     def __post_init__(self) -> None:
         for name in ("slots", "cache_mib", "max_body_kib", "max_choices"):
             self._check(name, 1, "use at least 1")
         for name in ("rate", "max_queue", "max_new", "drain"):
             self._check(name, 0, "use 0 or more")
+        check_lookup(self.lookup)
         if not 0 < self.deadline < math.inf:
             raise ConfigError(f"deadline is {self.deadline}", "--deadline", "use seconds, more than 0")
         if not 0 <= self.port < 65536:

@@ -9,12 +9,13 @@ from instructgpt.errors import ConfigError
 from instructgpt.runtime.device import pick_device, pick_dtype, tune_malloc
 from instructgpt.serving.access import Access
 from instructgpt.serving.catalog import Catalog, open_catalog
+from instructgpt.serving.engine_process import POSSIBLE, ProcessWorker
 from instructgpt.serving.journal import Journal
 from instructgpt.serving.keys import KeyRing
 from instructgpt.serving.metrics import Metrics
 from instructgpt.serving.profiles import Profiles
 from instructgpt.serving.settings import ServeConfig
-from instructgpt.serving.worker import Worker
+from instructgpt.serving.worker import ThreadWorker, Worker
 
 if TYPE_CHECKING:
     from instructgpt.serving.feedback import FeedbackStore
@@ -52,11 +53,8 @@ def open_state(config: ServeConfig) -> ServerState:
             "--host",
             "give --keys FILE (made by `instructgpt keys`), or --open if that is meant",
         )
-    catalog = open_catalog(
-        config.models, config.rewards, pick_device(config.device), pick_dtype(config.dtype)
-    )
+    catalog, worker = _open_models(config)
     profiles = Profiles.read(config.profiles, catalog.names) if config.profiles else Profiles()
-    worker = Worker(catalog.loaded, config.slots, config.max_queue, config.cache_mib << 20)
     state = ServerState(
         config=config,
         catalog=catalog,
@@ -68,3 +66,21 @@ def open_state(config: ServeConfig) -> ServerState:
         metrics=Metrics(catalog, worker),
     )
     return state
+
+
+def _open_models(config: ServeConfig) -> tuple[Catalog, Worker]:
+    """What is served, and who answers; a process that was started is stopped where the rest fails."""
+    device, dtype = pick_device(config.device), pick_dtype(config.dtype)
+    if config.engine == "thread" or not config.models or not POSSIBLE:
+        catalog = open_catalog(config.models, config.rewards, device, dtype, weights=config.weights)
+        return catalog, ThreadWorker(
+            catalog.loaded, config.slots, config.max_queue, config.cache_mib << 20, lookup=config.lookup
+        )
+    worker = ProcessWorker(config)
+    try:
+        catalog = open_catalog(config.models, config.rewards, device, dtype, shapes_only=True)
+        worker.ready(catalog.loaded)
+    except BaseException:
+        worker.stop()
+        raise
+    return catalog, worker

@@ -80,7 +80,7 @@ class RunningServer:
     def wait_idle(self) -> None:
         """Until no job is left in any engine or queue."""
         pause = threading.Event()
-        while any(self.state.worker.outstanding(loaded) for loaded in self.state.worker.lanes):
+        while any(map(self.state.worker.outstanding, self.state.catalog.loaded)):
             assert self.state.worker.alive
             pause.wait(0.002)
 
@@ -102,7 +102,11 @@ def start_server(tiny_checkpoint: Path, tmp_path: Path) -> Iterator[StartServer]
     running: list[RunningServer] = []
 
     def start(**flags: Any) -> RunningServer:
-        defaults = {"models": (f"tiny={tiny_checkpoint}",), "feedback": str(tmp_path / "feedback.jsonl")}
+        defaults = {
+            "models": (f"tiny={tiny_checkpoint}",),
+            "feedback": str(tmp_path / "feedback.jsonl"),
+            "engine": "thread",
+        }
         running.append(RunningServer(open_state(ServeConfig(**{**defaults, **flags}))))
         return running[-1]
 
@@ -115,8 +119,19 @@ def start_server(tiny_checkpoint: Path, tmp_path: Path) -> Iterator[StartServer]
 def server(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     """One server for all tests that change nothing in it."""
     feedback = tmp_path_factory.mktemp("serving") / "feedback.jsonl"
-    config = ServeConfig(models=(f"tiny={tiny_checkpoint}",), feedback=str(feedback), slots=8)
+    models = (f"tiny={tiny_checkpoint}",)
+    config = ServeConfig(models=models, feedback=str(feedback), slots=8, engine="thread")
     running = RunningServer(open_state(config))
+    yield running
+    running.close()
+
+
+@pytest.fixture(scope="session")
+def apart(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    """As `server`, with the models in a process of their own, under two names."""
+    feedback = tmp_path_factory.mktemp("serving") / "feedback.jsonl"
+    models = (f"tiny={tiny_checkpoint}", f"again={tiny_checkpoint}")
+    running = RunningServer(open_state(ServeConfig(models=models, feedback=str(feedback), slots=4)))
     yield running
     running.close()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,11 @@ from instructgpt.generation.engine import generate
 from instructgpt.generation.requests import Request
 from instructgpt.serving import lane as lane_module
 from instructgpt.serving.catalog import Loaded, open_catalog
+from instructgpt.serving.engines import News
 from instructgpt.serving.jobs import Draw, Event, Job, Running, Score, Token
 from instructgpt.serving.lane import Lane
 from instructgpt.serving.queueing import FairQueue
-from instructgpt.serving.worker import News
+from instructgpt.serving.worker import deliver
 
 
 def test_shares_take_turns_by_service() -> None:
@@ -160,16 +162,34 @@ def test_a_failing_engine_ends_its_jobs_and_starts_anew(
     assert {event.end for event in out._events[again].values()} <= {"stop", "length"}  # type: ignore[index]
 
 
-def test_news_goes_to_the_loop_that_asked_and_ends_go_first() -> None:
+def test_news_of_what_has_ended_goes_first() -> None:
     async def main() -> None:
         news, jobs = News(), [Draw(Request((1,), 0, 1))]
         ended, drawing = Running(jobs, lambda _: None), Running(jobs, lambda _: None)
         news.event(ended, 0).end = "stop"
         news.event(drawing, 0).tokens.append(Token(5, None))
-        loop = asyncio.get_running_loop()
-        assert news.take(False) == {loop: [(ended, Event(0, end="stop"))]}
-        assert news.take(False) == {}
-        assert news.take(True) == {loop: [(drawing, Event(0, [Token(5, None)]))]}
-        assert news.take(True) == {}
+        assert news.take(False) == [(ended, Event(0, end="stop"))]
+        assert news.take(False) == []
+        assert news.take(True) == [(drawing, Event(0, [Token(5, None)]))]
+        assert news.take(True) == []
 
     asyncio.run(main())
+
+
+def test_news_goes_to_the_loop_that_asked() -> None:
+    """Two event loops, one after the other; a loop that is closed is passed over."""
+    jobs = [Draw(Request((1,), 0, 1))]
+
+    async def ask() -> Running:
+        return Running(jobs, lambda _: None)
+
+    async def hear(running: Running) -> list[Event]:
+        threading.Thread(target=deliver, args=([(gone, Event(0)), (running, Event(0, end="stop"))],)).start()
+        return await running.next()
+
+    gone = asyncio.run(ask())
+
+    async def main() -> list[Event]:
+        return await hear(await ask())
+
+    assert asyncio.run(main()) == [Event(0, end="stop")]

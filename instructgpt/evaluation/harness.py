@@ -165,7 +165,7 @@ def model_class() -> type[Any]:
 
         def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
             """Replies, greedy unless the task samples; each ends before the first of its stop strings."""
-            asked = [self._request(*request.args, number) for number, request in enumerate(requests)]
+            asked = [self._request(row.args[0], row.args[1], number) for number, row in enumerate(requests)]
             bar = _module("tqdm").tqdm(total=len(asked), disable=disable_tqdm, desc="generate_until")
             stops = [stop for _, stop in asked]
             drawn = draw(self.model, self.tokenizer, [row for row, _ in asked], stops, bar.update)

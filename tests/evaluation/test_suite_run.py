@@ -195,6 +195,8 @@ def test_examples_are_the_same_for_all_items_but_never_the_item_itself(
     [
         (["--suite", "helaswag"], "did you mean hellaswag"),
         (["--data", "nowhere"], "no such file or folder"),
+        (["--suite", "rte"], "rte needs RTE/dev.tsv or"),
+        (["--suite", "rte,sst2,bias"], "3 of 4 tasks find no file in"),
         (["--chat", "third"], "there is no model third"),
         (["--option", "sst2.x=1"], "sst2 has no option 'x'"),
         (["--option", "x"], "sets nothing"),

@@ -12,7 +12,7 @@ import numpy as np
 
 from instructgpt.errors import ConfigError, DataError
 from instructgpt.evaluation.eval_settings import EvalConfig
-from instructgpt.evaluation.suite.reading import find, find_shots
+from instructgpt.evaluation.suite.reading import FilesMissing, find, find_shots
 from instructgpt.evaluation.suite.results import data_hash
 from instructgpt.evaluation.suite.tables import make_task
 from instructgpt.evaluation.suite.task import Item, Options, Task
@@ -89,6 +89,29 @@ def prepare(name: str, config: EvalConfig) -> Problem:
         files = [*files, *examples]
     chosen = tuple(items[: config.limit or None])
     return Problem(task, chosen, pool, shots, options, tuple(files))
+
+
+def prepare_all(names: Sequence[str], config: EvalConfig) -> list[Problem]:
+    """All tasks made ready; files that are missing are told of all tasks at once.
+
+    Raises:
+        ConfigError, DataError: see `prepare`.
+    """
+    problems: list[Problem] = []
+    missing: list[FilesMissing] = []
+    for name in names:
+        try:
+            problems.append(prepare(name, config))
+        except FilesMissing as error:
+            missing.append(error)
+    if len(missing) == 1:
+        raise missing[0]
+    if missing:
+        needs = "; ".join(f"{error.task}: {error.patterns[0]}" for error in missing)
+        cure = f"put these files there, or ask for fewer tasks; one alone: --data {missing[0].task}=FILE"
+        what = f"{len(missing)} of {len(names)} tasks find no file in {missing[0].looked}: {needs}"
+        raise ConfigError(what, "--data", cure)
+    return problems
 
 
 def _options(name: str, config: EvalConfig) -> Options:

@@ -7,6 +7,7 @@ import io
 import json
 from collections.abc import Iterator, Mapping
 from fnmatch import fnmatch
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,24 @@ HUB = "hub"
 _LARGEST_FIELD = 1 << 24  # characters of one field of a CSV file
 
 
+class FilesMissing(ConfigError):
+    """The files of a task are in none of the folders named.
+
+    Attributes:
+        task: its name.
+        patterns: what its files may be called, best first.
+        looked: the folders, for people.
+    """
+
+    def __init__(self, task: Task, looked: str, fetchable: bool) -> None:
+        self.task, self.patterns, self.looked = task.name, task.files, looked
+        cure = f"put the data set's own file there, or name it: --data {task.name}=FILE"
+        if fetchable:
+            cure += "; or let it be fetched: --data hub"
+        names = " or ".join(task.files)
+        super().__init__(f"{task.name} needs {names}, which is not found in {looked}", "--data", cure)
+
+
 def find(data: str, task: Task) -> list[Path]:
     """The files of a task.
 
@@ -27,7 +46,7 @@ def find(data: str, task: Task) -> list[Path]:
             what is not found.
 
     Raises:
-        ConfigError: nothing was named, or the task's files are in none of the folders.
+        FilesMissing: nothing was named, or the task's files are in none of the folders.
         DataError: a named path is not there.
     """
     own, shared = _places(data, task)
@@ -40,12 +59,8 @@ def find(data: str, task: Task) -> list[Path]:
             return found
     if _wants_hub(data) and task.hub:
         return [_fetch(place) for place in task.hub]
-    names = " or ".join(task.files)
     looked = ", ".join(map(str, own or shared)) or "nowhere: no folder was given"
-    cure = f"put the data set's own file there, or name it: --data {task.name}=FILE"
-    if task.hub and not _wants_hub(data):
-        cure += "; or let it be fetched: --data hub"
-    raise ConfigError(f"{task.name} needs {names}, which is not found in {looked}", "--data", cure)
+    raise FilesMissing(task, looked, fetchable=bool(task.hub) and not _wants_hub(data))
 
 
 def find_shots(data: str, task: Task) -> list[Path]:
@@ -165,9 +180,12 @@ def _listed(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def _table(path: Path, separator: str) -> Iterator[tuple[str, dict[str, Any]]]:
     before = csv.field_size_limit(_LARGEST_FIELD)
-    quoting = csv.QUOTE_NONE if separator == "\t" else csv.QUOTE_MINIMAL
+    content = io.StringIO(read_text(path), newline="")
     try:
-        reader = csv.reader(io.StringIO(read_text(path), newline=""), delimiter=separator, quoting=quoting)
+        if separator == "\t":  # a quotation mark is a letter like others
+            reader = csv.reader(content, delimiter=separator, quoting=csv.QUOTE_NONE)
+        else:
+            reader = csv.reader(content, delimiter=separator)
         header = next(reader, [])
         for cells in reader:
             if not cells:
@@ -185,7 +203,7 @@ def _table(path: Path, separator: str) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def _parquet(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     try:
-        from pyarrow import parquet
+        parquet = import_module("pyarrow.parquet")
     except ImportError as error:
         cure = "pip install pyarrow, or give the data set's JSON or CSV file"
         raise ConfigError("reading .parquet needs pyarrow", str(path), cure) from error

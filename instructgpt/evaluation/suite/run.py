@@ -15,10 +15,11 @@ from instructgpt.evaluation.eval_settings import EvalConfig
 from instructgpt.evaluation.suite.asking import answer_all
 from instructgpt.evaluation.suite.metrics import estimate
 from instructgpt.evaluation.suite.models import Handle, identify, named_models, open_handle
-from instructgpt.evaluation.suite.problems import Problem, prepare
+from instructgpt.evaluation.suite.problems import Problem, prepare_all
 from instructgpt.evaluation.suite.results import Result, ResultFile, number, place, read_results
 from instructgpt.evaluation.suite.summary import table
 from instructgpt.evaluation.suite.tables import SUITES, load, task_names
+from instructgpt.evaluation.suite_report import write as write_report
 from instructgpt.runtime.device import pick_device, pick_dtype
 from instructgpt.runtime.files import write_json
 from instructgpt.runtime.metrics import Progress
@@ -31,7 +32,7 @@ def run(config: EvalConfig) -> dict[str, Any]:
     """Evaluate; returns the summary, which is also written to `OUT/summary.json`.
 
     Summary: `models.NAME.{spec, tasks.TASK.METRIC.{value, low, high, n, better, unit}}` over all that lies in
-    OUT, `table`, `seconds` of this command.
+    OUT, `report` (an HTML page), `table`, `seconds` of this command.
 
     Raises:
         ConfigError, DataError, CheckpointError, ServiceError: a flag, a file or a model can't be used.
@@ -43,13 +44,15 @@ def run(config: EvalConfig) -> dict[str, Any]:
         return summary
     models = named_models(config.specs)
     chatting = _chatting(config, models)
-    problems = [prepare(name, config) for name in task_names(config.suite)]
+    problems = prepare_all(task_names(config.suite), config)
     identities = {name: identify(spec) for name, spec in models.items()}
     out = Path(config.out)
     write_json(out / "config.json", {"verb": "eval", "version": __version__, "config": asdict(config)})
     for order, (name, spec) in enumerate(models.items()):
         _evaluate(config, problems, order, name, spec, identities[name], name in chatting)
-    summary = summarise(out, config.suite) | {"seconds": round(time.monotonic() - start, 2)}
+    report = write_report(out, seed=config.seed)["report"]
+    seconds = round(time.monotonic() - start, 2)
+    summary = summarise(out, config.suite) | {"report": report, "seconds": seconds}
     write_json(out / "summary.json", summary)
     return summary
 

@@ -24,6 +24,15 @@ _PEAK = """
 from benchmarks.turn import peak_memory_mib
 print("peak", peak_memory_mib())
 """
+_HELP = """
+import sys
+from {module} import main
+sys.argv = ["{name}", "--help"]
+try:
+    main()
+except SystemExit:
+    pass
+"""
 IMPORTS = {
     "transformers": "from transformers import AutoModelForCausalLM, AutoTokenizer",
     "TRL": "from trl import SFTTrainer, RewardTrainer",
@@ -145,8 +154,8 @@ def races() -> list[Race]:
         for name, text in FIRST_TOKEN.items()
     ]
     helps = [
-        Contender("TRL", partial(started, "-m", "trl.cli", "--help"), peer="trl"),
-        Contender("ours", partial(started, "-m", "instructgpt", "sft", "--help")),
+        Contender("TRL", partial(program, _HELP.format(module="trl.cli", name="trl")), peer="trl"),
+        Contender("ours", partial(program, _HELP.format(module="instructgpt.cli", name="instructgpt"))),
     ]
     theirs = partial(Contender, "transformers", peer="transformers")
     not_slower = [Floor("ours", 1.0, against="transformers")]

@@ -190,34 +190,32 @@ class Trace:
     def __init__(self, path: Path, steps: int, profile: Profile) -> None:
         """`steps` are recorded after the first one, which warms up."""
         self.path, self.profile = path, profile
-        self._left, self._skip, self._recorder = steps, 1, None if steps else False
+        self._skip, self._left = 1, steps
+        self._recorder: torch.profiler.profile | None = None
 
     def step(self) -> None:
         """A step begins."""
-        if self._recorder is False:
-            return
-        if self._skip:
+        if self._recorder is not None:
+            self._left -= 1
+            if not self._left:
+                self.close()
+        elif self._left and self._skip:
             self._skip -= 1
-        elif self._recorder is None:
+        elif self._left:
             activities = [torch.profiler.ProfilerActivity.CPU]
             if self.profile.device.type == "cuda":
                 activities.append(torch.profiler.ProfilerActivity.CUDA)
             self._recorder = torch.profiler.profile(activities=activities)
             self._recorder.start()
             self.profile.tracing = True
-        else:
-            self._left -= 1
-            if not self._left:
-                self.close()
 
     def close(self) -> None:
-        """Write what was recorded."""
-        if not self._recorder:
-            return
-        recorder, self._recorder = self._recorder, False
+        """Write what was recorded, if anything was."""
+        recorder, self._recorder, self._left = self._recorder, None, 0
         self.profile.tracing = False
-        recorder.stop()
-        recorder.export_chrome_trace(str(self.path))
+        if recorder is not None:
+            recorder.stop()
+            recorder.export_chrome_trace(str(self.path))
 
 
 def write_profile(path: Path, verb: str, profile: Profile, first: int, last: int) -> str:

@@ -1,6 +1,7 @@
 """The sentiment experiment from the reviews to the report, with a random tiny model."""
 
 import json
+import math
 import random
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from instructgpt.data.jsonl import write_jsonl
 from instructgpt.data.records import read_demonstrations
 from instructgpt.errors import ConfigError
 from instructgpt.evaluation.sentiment import run as stage
+from instructgpt.evaluation.sentiment import systems
+from instructgpt.evaluation.sentiment.lstm import LSTMSettings
 from instructgpt.evaluation.sentiment.parts import asked
 from instructgpt.evaluation.sentiment.reviews import LABELS, question, read_reviews, split_reviews, views
 from instructgpt.evaluation.sentiment.settings import ReviewsConfig, SentimentConfig
@@ -71,8 +74,10 @@ def config(world: Path, out: Path, **more: object) -> SentimentConfig:
 
 
 @pytest.fixture(autouse=True)
-def few_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few resamples, and an LSTM that is quickly trained."""
     monkeypatch.setattr(stage, "DRAWS", 40)
+    monkeypatch.setattr(systems, "LSTM", LSTMSettings(width=4, hidden=4, epochs=2))
 
 
 def test_a_models_answer_is_the_likelier_of_the_two_replies(world: Path) -> None:
@@ -169,8 +174,13 @@ def test_the_example_runs_from_the_weights_to_the_verdict(world: Path, tmp_path:
     settings = RunConfig(file=str(EXAMPLE), data=str(world), out=str(tmp_path / "imdb"), set=changes)
     summary = run_pipeline(settings)
     found = summary["systems"]["sft"]
+    kept = json.loads((tmp_path / "imdb" / "reviews" / "summary.json").read_text())["train"]
+    every = math.ceil(kept / 8 / 2)
+    steps = [every, 2 * every, 3 * every, math.ceil(2 * kept / 8)]
     assert found["seeds"] == 3 and len(found["train_seconds"]) == 3
     assert [len(curve) for curve in summary["curves"]["sft"]] == [4, 4, 4]
-    assert [round(row["epoch"], 1) for row in summary["curves"]["sft"][0]] == [0.5, 1.0, 1.5, 2.0]
+    assert [row["epoch"] for row in summary["curves"]["sft"][0]] == pytest.approx(
+        [8 * step / kept for step in steps]
+    )
     assert summary["systems"]["zero_shot"]["seeds"] == 1
     assert Path(summary["report"]).exists()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -87,18 +87,13 @@ def train_lstm(
     valid: Sequences,
     test: Sequences,
     seed: int,
-    settings: LSTMSettings | None = None,
-    advance: Callable[[], None] = lambda: None,
+    settings: LSTMSettings,
 ) -> Trained:
     """Train on `train`, keep the epoch with the lowest loss on `valid`, predict `test`.
 
     The seed decides weights, order and dropout; the caller's random state is left as it was. The test loss
     of the other epochs goes into the curve and decides nothing. Without `valid` the last epoch is kept.
-
-    Args:
-        advance: called after every epoch.
     """
-    settings = settings or LSTMSettings()
     index = _vocabulary(train.ids, settings.rarest)
     parts = [_Part(*_tensors(part, index)) for part in (train, valid, test)]
     with torch.random.fork_rng(devices=[]):
@@ -115,7 +110,6 @@ def train_lstm(
             decides = losses[1] if valid.ids else -float(epoch)
             if decides < best[0]:
                 best = (decides, epoch, copy.deepcopy(model.state_dict()))
-            advance()
     model.load_state_dict(best[2])
     return Trained(_probabilities(model, parts[2]), best[1], curve, len(index))
 

@@ -74,10 +74,10 @@ def logistic(train: Sequence[Review], test: Sequence[Review]) -> Part:
     }
 
 
-def recurrent(parts: Sequence[lstm.Sequences], seed: int, advance: Callable[[], None] = lambda: None) -> Part:
+def recurrent(parts: Sequence[lstm.Sequences], seed: int, settings: lstm.LSTMSettings) -> Part:
     """An LSTM on (train, valid, test): the fields of `lstm.Trained`."""
     train, valid, test = parts
-    trained = lstm.train_lstm(train, valid, test, seed, advance=advance)
+    trained = lstm.train_lstm(train, valid, test, seed, settings)
     return asdict(trained) | {"probabilities": trained.probabilities.tolist()}
 
 

@@ -12,7 +12,6 @@ from instructgpt.evaluation.sentiment.measures import METRICS, scores
 from instructgpt.evaluation.sentiment.reviews import LABELS, review_files
 from instructgpt.evaluation.sentiment.settings import BASELINES, SentimentConfig
 from instructgpt.evaluation.sentiment.systems import Data, System
-from instructgpt.evaluation.suite.metrics import estimate
 from instructgpt.evaluation.suite.results import data_hash, number, place
 from instructgpt.runtime.files import write_json
 
@@ -20,8 +19,19 @@ TASK = "imdb_sentiment"
 VERSION = 1
 
 
-def write_results(config: SentimentConfig, data: Data, found: Mapping[str, System], command: str) -> None:
-    """Write `results/NAME/imdb_sentiment.jsonl` and `.json` of every system, in place of earlier ones."""
+def write_results(
+    config: SentimentConfig,
+    data: Data,
+    found: Mapping[str, System],
+    rows: Mapping[str, Mapping[str, Any]],
+    command: str,
+) -> None:
+    """Write `results/NAME/imdb_sentiment.jsonl` and `.json` of every system, in place of earlier ones.
+
+    Args:
+        rows: of each system every measure's `mean, low, high, n`.
+        command: that asked for it.
+    """
     files = [Path(part) for part in review_files(config.test).split(",")]
     if files[0].is_dir():
         files = sorted(files[0].glob("[np]*/*.txt"))
@@ -55,7 +65,7 @@ def write_results(config: SentimentConfig, data: Data, found: Mapping[str, Syste
                 **shared,
                 "model": {"name": name, "spec": spec, "identity": system.identity},
                 "identity": system.identity,
-                "metrics": _metrics(records, config.seed),
+                "metrics": _metrics(rows[name]),
                 "seconds": round(system.seconds, 2),
                 "place": order,
             },
@@ -73,10 +83,10 @@ def _record(data: Data, system: System, i: int) -> dict[str, Any]:
     return {"id": review.id, "group": "", "scores": scores(review.label, p), "shown": shown}
 
 
-def _metrics(records: list[dict[str, Any]], seed: int) -> dict[str, Any]:
+def _metrics(row: Mapping[str, Any]) -> dict[str, Any]:
     found = {}
     for metric in METRICS:
-        value = estimate(metric, records, seed)
-        ends = {"value": number(value.mean), "low": number(value.low), "high": number(value.high)}
-        found[metric.name] = {**ends, "n": value.n, "better": metric.better, "unit": metric.unit}
+        value = row[metric.name]
+        ends = {"value": number(value["mean"]), "low": number(value["low"]), "high": number(value["high"])}
+        found[metric.name] = {**ends, "n": value["n"], "better": metric.better, "unit": metric.unit}
     return found

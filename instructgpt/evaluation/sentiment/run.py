@@ -89,7 +89,7 @@ def measure(config: SentimentConfig, said: str = "") -> dict[str, Any]:
     summary = _summary(config, data, found)
     figure = loss_curves(summary)
     write_text(out / CURVES, standalone(figure))
-    write_results(config, data, found, said)
+    write_results(config, data, found, summary["systems"], said)
     report = write(
         out,
         title="Sentiment of film reviews",

@@ -29,6 +29,8 @@ from instructgpt.runtime.device import pick_device, pick_dtype
 from instructgpt.runtime.files import hash_path
 from instructgpt.text.tokenizer import Tokenizer
 
+LSTM = LSTMSettings()
+"""The second baseline's sizes and schedule."""
 Done = Callable[[], None]
 Curve = list[dict[str, float]]
 
@@ -186,9 +188,9 @@ def lstm(config: SentimentConfig, data: Data, store: parts.Store, done: Done) ->
     for seed in range(config.seed, config.seed + config.seeds):
 
         def train(seed: int = seed) -> parts.Part:
-            return parts.recurrent(sides, seed)
+            return parts.recurrent(sides, seed, LSTM)
 
-        identity = data.identity | {"seed": seed, "settings": asdict(LSTMSettings())}
+        identity = data.identity | {"seed": seed, "settings": asdict(LSTM)}
         found.append(store.get(f"lstm-{seed}", identity, train))
         done()
     kept = [part["curve"][part["epoch"] - 1]["train_loss"] for part in found]

@@ -149,7 +149,10 @@ def every_reply_is_read_once(device: torch.device) -> Finding:
     """A reply is forwarded once, whatever number of pairs it is in; measured: forwards too many or few."""
     model, batch = new_scalar_model(SHAPE, 4).to(device), _comparisons()
     read: list[int] = []
-    model.register_forward_pre_hook(lambda _, arguments: read.append(len(arguments[2])))
+    # A reply is read at its last token; what it shares with the others is no reply of its own.
+    model.register_forward_pre_hook(
+        lambda _, arguments, named: read.append(len(named["rows"])), with_kwargs=True
+    )
     accumulate(model, batch, 16, torch.float32)
     return Finding(
         5, "each reply forwarded once", _largest([sum(read) - sum(len(c.ranks) for c in batch)]), 0

@@ -46,13 +46,19 @@ class Table(nn.Module):
         cache: KVCache | None = None,
         slots: Tensor | None = None,
         dropout: float = 0.0,
+        rows: Tensor | None = None,
+        branches: Sequence[int] | None = None,
     ) -> Tensor:
-        """(N, D); arguments as `Transformer.forward`. The cache's keys hold the ids read so far."""
+        """(N, D) or (n, D); arguments as `Transformer.forward`. The cache's keys hold the ids read so far."""
         sizes = torch.tensor(lengths)
         row = torch.repeat_interleave(torch.arange(len(lengths)), sizes).to(ids.device)  # (N,)
         if cache is None:
-            prefixes = torch.zeros(len(lengths), int(sizes.max()), dtype=torch.int64, device=ids.device)
+            longest = int(positions.max()) + 1
+            prefixes = torch.zeros(len(lengths), longest, dtype=torch.int64, device=ids.device)
             prefixes[row, positions] = ids
+            parents = [prompt for prompt, count in enumerate(branches or ()) for _ in range(count)]
+            for reply, prompt in enumerate(parents, start=len(branches or ())):
+                prefixes[reply, : lengths[prompt]] = prefixes[prompt, : lengths[prompt]]
         else:
             plan = cache.plan(lengths, slots)
             keys = cache.keys[0]  # (slots, 1, capacity, head_dim)
@@ -61,7 +67,7 @@ class Table(nn.Module):
         hidden = F.embedding(self.walk(prefixes)[row, positions], self.rows)
         if cache is not None:  # last: `positions` may be a view of the cache's lengths
             cache.advance(lengths, slots)
-        return hidden
+        return hidden if rows is None else hidden.index_select(0, rows)
 
     def walk(self, prefixes: Tensor) -> Tensor:
         """Nodes (R, T) that ids (R, T) lead to from the root, one after the other."""

@@ -34,9 +34,11 @@ class _Headed(nn.Module):
         cache: KVCache | None = None,
         slots: Tensor | None = None,
         dropout: float = 0.0,
+        rows: Tensor | None = None,
+        branches: Sequence[int] | None = None,
     ) -> Tensor:
-        """Hidden states (N, D); see `Transformer.forward`."""
-        return self.transformer(ids, positions, lengths, cache, slots, dropout)
+        """Hidden states (N, D), or (n, D) of the tokens `rows`; see `Transformer.forward`."""
+        return self.transformer(ids, positions, lengths, cache, slots, dropout, rows, branches)
 
 
 class LanguageModel(_Headed):

@@ -6,6 +6,7 @@ Legend: N tokens of the whole batch, D width, H heads, K key/value heads, d head
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +18,7 @@ from instructgpt.model.attention import (
     packed_attention,
     plan_packed,
 )
+from instructgpt.model.branches import BranchPlan, branch_attention, plan_branches
 from instructgpt.model.cache import CachePlan, KVCache
 from instructgpt.model.config import ModelConfig
 from instructgpt.model.linear import Linear
@@ -60,11 +62,16 @@ class Attention(nn.Module):
         self,
         hidden: Tensor,
         rotary: Rotary | None,
-        packed: PackedPlan | None,
+        packed: PackedPlan | BranchPlan | None,
         cached: CachePlan | None,
         stored: tuple[Tensor, Tensor] | None,
+        rows: Tensor | None = None,
     ) -> Tensor:
-        """(N, D) -> (N, D). `packed` where tokens see only their own document, else `cached` and `stored`."""
+        """(N, D) -> (N, D), or (n, D) of the tokens `rows`.
+
+        `packed` where tokens see only their own document and what it goes on from, else `cached` and
+        `stored`.
+        """
         both = self.heads + self.kv_heads
         projected = self.qkv(hidden).view(-1, both + self.kv_heads, self.head_dim)  # (N, H + 2K, d)
         query_key, value = projected[:, :both], projected[:, both:]
@@ -76,12 +83,14 @@ class Attention(nn.Module):
         if cached is not None and stored is not None:
             cached.store(stored[0], query_key[:, self.heads :])
             cached.store(stored[1], value)
-        if packed is not None:
+        if isinstance(packed, BranchPlan):
+            mixed = branch_attention(query_key, value, self.heads, packed)
+        elif packed is not None:
             mixed = packed_attention(query_key, value, self.heads, packed)
         else:
             assert cached is not None and stored is not None
             mixed = cached_attention(query_key[:, : self.heads], stored[0], stored[1], cached)
-        return self.output(mixed)
+        return self.output(mixed if rows is None else take_rows(mixed, rows))
 
 
 class FeedForward(nn.Module):
@@ -117,13 +126,16 @@ class Block(nn.Module):
         self,
         hidden: Tensor,
         rotary: Rotary | None,
-        packed: PackedPlan | None,
+        packed: PackedPlan | BranchPlan | None,
         cached: CachePlan | None,
         stored: tuple[Tensor, Tensor] | None,
         dropout: float,
+        rows: Tensor | None = None,
     ) -> Tensor:
-        """(N, D) -> (N, D)."""
-        change = self.attention(self.attention_norm(hidden), rotary, packed, cached, stored)
+        """(N, D) -> (N, D), or (n, D) of the tokens `rows`."""
+        change = self.attention(self.attention_norm(hidden), rotary, packed, cached, stored, rows)
+        if rows is not None:
+            hidden = take_rows(hidden, rows)
         hidden = hidden + (F.dropout(change, dropout) if dropout else change)
         change = self.feed(self.feed_norm(hidden))
         return hidden + (F.dropout(change, dropout) if dropout else change)
@@ -149,6 +161,8 @@ class Transformer(nn.Module):
         cache: KVCache | None = None,
         slots: Tensor | None = None,
         dropout: float = 0.0,
+        rows: Tensor | None = None,
+        branches: Sequence[int] | None = None,
     ) -> Tensor:
         """Hidden states (N, D) of packed tokens; documents never see one another.
 
@@ -157,14 +171,22 @@ class Transformer(nn.Module):
         cache: row r appends lengths[r] tokens to slot slots[r] (default 0..R-1), whose tokens it sees, and
             `positions` must continue that slot. Inference only: torch.inference_mode() or no_grad().
         dropout: probability on each layer's two additions to the residual stream; only SFT passes it.
+        rows: (n,) distinct tokens whose hidden states are wanted: (n, D) comes back, and the last layer does
+            for the others only what these see of them.
+        branches: the first len(branches) documents are prompts and the others go on from them, branches[i]
+            of them from prompt i in order, largest numbers first; each sees its prompt and itself. Their
+            `positions` continue the prompt's. 0 = a document by itself. Without a cache.
         """
-        packed: PackedPlan | None = None
+        packed: PackedPlan | BranchPlan | None = None
         cached: CachePlan | None = None
         if cache is not None:
             if torch.is_grad_enabled():
                 raise ValueError("a cached forward pass carries no gradients: use torch.inference_mode()")
             cached = cache.plan(lengths, slots)
-        if cached is None or cached.empty:
+        if branches is not None:
+            assert cache is None
+            packed = plan_branches(lengths, branches, self.config, ids.device, self.embedding.weight.dtype)
+        elif cached is None or cached.empty:
             packed = plan_packed(lengths, ids.device, self.embedding.weight.dtype, self.config.window)
         hidden = self.embedding(ids)
         rotary = None
@@ -176,7 +198,30 @@ class Transformer(nn.Module):
             hidden = F.dropout(hidden, dropout)
         for number, block in enumerate(self.blocks):
             stored = None if cache is None else (cache.keys[number], cache.values[number])
-            hidden = block(hidden, rotary, packed, cached, stored, dropout)
+            wanted = rows if number == len(self.blocks) - 1 else None
+            hidden = block(hidden, rotary, packed, cached, stored, dropout, wanted)
         if cache is not None:
             cache.advance(lengths, slots)
         return self.final_norm(hidden)
+
+
+def take_rows(packed: Tensor, rows: Tensor) -> Tensor:
+    """(N, ...) -> (n, ...): distinct `rows`, in any order."""
+    taken: Tensor = _TakeRows.apply(packed, rows)
+    return taken
+
+
+class _TakeRows(torch.autograd.Function):
+    """On the way back the others get zeros, by a copy: index_select's own derivative adds row by row."""
+
+    @staticmethod
+    def forward(ctx: Any, packed: Tensor, rows: Tensor) -> Tensor:
+        ctx.save_for_backward(rows)
+        ctx.length = packed.shape[0]
+        return packed.index_select(0, rows)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (rows,) = ctx.saved_tensors
+        back = gradient.new_zeros((ctx.length, *gradient.shape[1:]))
+        return back.index_copy_(0, rows, gradient), None

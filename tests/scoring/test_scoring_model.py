@@ -13,7 +13,7 @@ from instructgpt.errors import CheckpointError, DataError
 from instructgpt.model.config import ModelConfig
 from instructgpt.model.heads import ScalarModel, new_scalar_model
 from instructgpt.model.hf import save_model
-from instructgpt.scoring.batches import score_ids
+from instructgpt.scoring.batches import neighbours, score_ids
 from instructgpt.scoring.reward import RewardModel, load_reward
 from instructgpt.scoring.selftest import TEXTS, write_selftest
 from instructgpt.text.chat import Message, render_prompt
@@ -66,6 +66,44 @@ def test_batches_do_not_change_scores_nor_order(
     rows = sequences(tokenizer)
     alone = torch.cat([score_ids(model, [row]) for row in rows])
     torch.testing.assert_close(score_ids(model, rows, max_tokens), alone, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("max_tokens", [1, 100, 8192])
+def test_replies_to_one_prompt_score_as_they_do_alone(
+    model: ScalarModel, tokenizer: Tokenizer, max_tokens: int
+) -> None:
+    """Each prompt once where it pays: prompts of 0 to 60 tokens, one to five replies, some of one token."""
+    rows = []
+    for number, prompt in enumerate(sequences(tokenizer)[:12]):
+        replies = sequences(tokenizer)[number : number + 1 + number % 5]
+        rows += [prompt[:60] + reply[: 1 + 7 * place] for place, reply in enumerate(replies)]
+    alone = torch.cat([score_ids(model, [row]) for row in rows])
+    torch.testing.assert_close(score_ids(model, rows, max_tokens), alone, atol=1e-5, rtol=1e-5)
+
+
+def test_a_shared_prompt_is_read_once(model: ScalarModel) -> None:
+    """Two prompts of 20 tokens with three replies of 4 and one of 5, and a stranger: 20 + 12, 25 and 30."""
+    one, other = [7] * 20, [9] * 20
+    rows = [[*one, place, 2, 3, 4] for place in range(3)] + [[*other, 4, 4, 4, 4, 4], [5] * 30]
+    read: list[int] = []
+    hook = model.register_forward_pre_hook(lambda _, arguments: read.append(len(arguments[0])))
+    score_ids(model, rows)
+    assert sum(read) == 32 + 25 + 30
+    hook.remove()
+
+
+@pytest.mark.parametrize(
+    ("rows", "max_tokens", "groups"),
+    [
+        ([], 9, []),
+        ([[1, 2, 3]], 1, [[0]]),
+        ([[1, 1, 2], [1, 1, 3, 4], [1, 2, 3, 4]], 99, [[0, 1], [2]]),  # 1 1 and 1 2 differ within half of 4
+        ([[1, 1, 2]] * 5, 6, [[0, 1], [2, 3], [4]]),
+        ([(1, 2, 3, 4), (5, 2, 3, 4), (5, 2, 9, 9)], 99, [[0], [1, 2]]),
+    ],
+)
+def test_neighbours(rows: list, max_tokens: int, groups: list[list[int]]) -> None:
+    assert neighbours(rows, max_tokens) == groups
 
 
 def test_scores_of_nothing() -> None:

@@ -30,7 +30,7 @@ def test_all_values_have_a_place_in_order(values: list[float], zero: bool) -> No
     places = [where.place(value) for value in sorted(values)]
     assert places == sorted(places) and places[0] >= 0 and places[-1] <= 100
     assert all(-0.01 <= place <= 100.01 for place, _ in where.ticks) and 1 <= len(where.ticks) <= 11
-    assert (where.zero is not None) == zero and (not zero or where.low < 0 < where.high)
+    assert where.zero == (50.0 if zero else None) and (not zero or where.low == -where.high < 0)
 
 
 def test_nothing_finite_still_has_an_axis() -> None:

@@ -10,11 +10,12 @@ from instructgpt.evaluation import page
 from instructgpt.evaluation.drawing import label
 from instructgpt.evaluation.suite.results import Result
 from instructgpt.evaluation.suite_report.document import Report, estimate, made
-from instructgpt.evaluation.suite_report.side_by_side import Row, figures, tally
+from instructgpt.evaluation.suite_report.side_by_side import Pair, Row, figures, tally
 from instructgpt.evaluation.suite_report.style import SCRIPT, STYLE
 from instructgpt.evaluation.suite_report.template import PAGE
 from instructgpt.evaluation.suite_report.tracks import axis, interval, number, track
 
+_COLOURS = {"better": "var(--good)", "worse": "var(--bad)", "": "var(--soft)"}
 _ARROWS = {"higher": "higher is better", "lower": "lower is better", "": "neither is better"}
 
 
@@ -120,17 +121,19 @@ def _sides(report: Report) -> list[dict[str, Any]]:
     pairs = dict.fromkeys(pair for row in report.rows for pair in row.pairs)
     for ours, theirs in sorted(pairs, key=lambda pair: report.models.index(pair[1])):
         rows = [row for row in report.rows if (ours, theirs) in row.pairs]
-        plots = []
-        for row in rows:
-            pair = row.pairs[ours, theirs]
-            value = estimate(pair.estimate)
-            where = axis([pair.estimate.mean, pair.estimate.low, pair.estimate.high], zero=True)
-            unit = str((row.figure(ours) or {}).get("unit", "share"))
-            line = track(where, row.label, value, interval(value, unit, sign=True), pair.verdict)
-            plots.append(line | {"name": f"{row.label}: {row.metric.replace('_', ' ')}", "zero": where.zero})
+        plots = [_difference(row, row.pairs[ours, theirs]) for row in rows]
         counts = tally(rows, ours, theirs)
         found.append({"ours": label(ours), "theirs": label(theirs), "plots": plots, **counts})
     return found
+
+
+def _difference(row: Row, pair: Pair) -> dict[str, Any]:
+    found = estimate(pair.estimate)
+    where = axis([found[key] for key in ("value", "low", "high")], around_zero=True)
+    unit = str((row.figure(pair.ours) or {}).get("unit", "share"))
+    name = f"{row.label}: {row.metric.replace('_', ' ')}"
+    line = track(where, name, found, interval(found, unit, sign=True), pair.verdict)
+    return line | {"name": name, "colour": _COLOURS[pair.verdict], "zero": where.zero}
 
 
 def _task(report: Report, row: Row, place: int) -> dict[str, Any]:
@@ -153,7 +156,7 @@ def _task(report: Report, row: Row, place: int) -> dict[str, Any]:
         "anchor": f"task-{place}",
         "title": row.label,
         "metric": _metric(row),
-        "items": _count(int(row.about("items") or 0), "item"),
+        "count": _count(int(row.about("items") or 0), "item"),
         "source": row.about("source") or "",
         "unpaired": row.unpaired,
         "ticks": where.ticks,

@@ -21,7 +21,7 @@ def samples(rows: Sequence[Row], seed: int = 0, each: int = EACH) -> list[dict[s
 
     Returns:
         for each item `task` (index of the row), `id`, `shown` (what all models share: prompt, references),
-        `replies` [{model, shown, score}] and `differ`: whether the models' headline scores differ.
+        `replies` [{model, shown, score}] and `differ`: whether the models chose, or else scored, differently.
     """
     found = []
     for number, row in enumerate(rows):
@@ -53,7 +53,9 @@ def _item(number: int, item: str, records: Mapping[str, Mapping[str, Any]], metr
         }
         for model, record in records.items()
     ]
-    differ = len({json.dumps(reply["score"]) for reply in replies}) > 1
+    chosen = [values.get("chosen") for values in shown.values()]
+    judged = [reply["score"] for reply in replies] if None in chosen else chosen
+    differ = len({json.dumps(value, sort_keys=True) for value in judged}) > 1
     return {"task": number, "id": item, "shown": same, "replies": replies, "differ": differ}
 
 

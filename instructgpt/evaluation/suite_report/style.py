@@ -6,11 +6,13 @@ a { color: inherit; text-decoration-color: var(--soft); text-underline-offset: 2
 th[scope=row] { color: var(--ink); font-weight: 500; }
 .table th, .table td { vertical-align: top; }
 .table small { display: block; color: var(--soft); font-size: 12.5px; }
-.better { color: var(--good); } .worse { color: var(--bad); }
+.better, .table small.better { color: var(--good); } .worse, .table small.worse { color: var(--bad); }
 .plot { display: grid; grid-template-columns: minmax(90px, max-content) minmax(120px, 1fr) max-content;
   gap: 3px 14px; align-items: center; margin: 10px 0 6px; font-size: 14px;
   font-variant-numeric: tabular-nums; }
-.plot .name { overflow-wrap: anywhere; }
+.row { display: contents; }
+.name { overflow-wrap: anywhere; }
+.told { text-align: right; }
 .line { position: relative; height: 18px; border: solid var(--rule); border-width: 0 1px; }
 .line i { position: absolute; display: block; }
 .line .bar { top: 6px; height: 6px; border-radius: 3px; opacity: 0.35; }
@@ -34,16 +36,18 @@ button { font: inherit; font-size: 14px; color: var(--ink); background: var(--ca
 :focus-visible { outline: 2px solid #3f83f8; outline-offset: 2px; }
 .sample .text { white-space: pre-wrap; margin: 2px 0 8px; }
 .sample .key { color: var(--soft); font-size: 12.5px; margin: 6px 0 0; }
-.replies { display: grid; grid-template-columns: repeat(auto-fit, minmax(240px, 1fr)); gap: 6px 18px;
+.replies { display: grid; grid-template-columns: repeat(auto-fit, minmax(200px, 1fr)); gap: 6px 18px;
   border-top: 1px solid var(--rule); margin-top: 8px; padding-top: 6px; }
 mark { background: #f2d46b; color: #1d2329; border-radius: 2px; }
 .visually-hidden { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
 @media (max-width: 640px) {
   main { padding: 24px 14px 60px; }
   h1 { font-size: 23px; }
-  .plot { grid-template-columns: 1fr max-content; }
-  .plot .line, .plot .ticks { grid-column: 1 / -1; }
-  .plot .corner { display: none; }
+  .cards { grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); }
+  .card b { font-size: 19px; }
+  .plot { display: block; }
+  .row { display: grid; grid-template-columns: minmax(0, 1fr) max-content; gap: 0 10px; margin-bottom: 6px; }
+  .row .line, .row .ticks { grid-column: 1 / -1; grid-row: 2; }
   details dl { grid-template-columns: 1fr; gap: 0; } dd { margin-bottom: 6px; }
 }
 @media print { .tools, #more { display: none; } }

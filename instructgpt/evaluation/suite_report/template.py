@@ -27,7 +27,7 @@ PAGE = """<!doctype html>
 {% macro plot(lines, ticks) %}
 <div class="plot">
 {% for line in lines %}
-<span class="name">{{ line.name }}</span>
+<div class="row"><span class="name">{{ line.name }}</span>
 <span class="line" aria-hidden="true">
 {%- for place, text in ticks %}<i class="grid" style="left: {{ place }}%"></i>{% endfor %}
 {%- if line.zero is defined and line.zero is not none -%}
@@ -40,14 +40,12 @@ PAGE = """<!doctype html>
 <i class="spot" style="left: {{ line.dot }}%; background: {{ line.colour }}"></i>
 {%- endif -%}
 </span>
-<span class="{{ line.verdict }}">{{ line.text }}</span>
+<span class="told {{ line.verdict }}">{{ line.text }}</span></div>
 {% endfor %}
 {% if ticks %}
-<span class="corner"></span>
-<span class="ticks" aria-hidden="true">
+<div class="row"><span class="name"></span><span class="ticks" aria-hidden="true">
 {%- for place, text in ticks %}<span style="left: {{ place }}%">{{ text }}</span>{% endfor -%}
-</span>
-<span class="corner"></span>
+</span><span class="told"></span></div>
 {% endif %}
 </div>
 {% endmacro %}
@@ -79,8 +77,8 @@ interval; in colour where the interval does not hold 0. One interval in twenty m
 <section>
 <h2>Side by side</h2>
 <p class="zh">两两比较：对齐之后，哪些变好，哪些变差（对齐税）</p>
-<p class="note">One model less another, task by task; each line has a scale of its own around 0, the upright
-mark.</p>
+<p class="note">One model less another, task by task; each line has a scale of its own, with 0 in the
+middle.</p>
 {% for side in sides %}
 <details{% if loop.first %} open{% endif %}>
 <summary>{{ side.ours }} less {{ side.theirs }}: better on {{ side.better }}, worse on {{ side.worse }}, no
@@ -104,7 +102,7 @@ clear difference on {{ side.neither }}</summary>
 <p class="zh">各任务：全部指标，以及每个数字如何得来</p>
 {% for task in tasks %}
 <h3 id="{{ task.anchor }}">{{ task.title }}</h3>
-<p class="note">{{ task.metric }}; {{ task.items }}.{% if task.source %} {{ task.source }}{% endif %}
+<p class="note">{{ task.metric }}; {{ task.count }}.{% if task.source %} {{ task.source }}{% endif %}
 {% if task.unpaired %} <span class="worse">Not compared: {{ task.unpaired }}.</span>{% endif %}</p>
 {{ plot(task.lines, task.ticks) }}
 {% if task.table %}

@@ -25,28 +25,28 @@ class Axis:
         return round(100 * min(1.0, max(0.0, share)), 2)
 
 
-def axis(values: Sequence[float | None], zero: bool = False) -> Axis:
+def axis(values: Sequence[float | None], around_zero: bool = False) -> Axis:
     """An axis that holds all finite values with some room at its ends.
 
     Args:
-        zero: 0 must be on it, as for differences.
+        around_zero: 0 stands in the middle, as for differences.
     """
-    shown = [value for value in values if value is not None and math.isfinite(value)] + (
-        [0.0] if zero else []
-    )
+    shown = [value for value in values if value is not None and math.isfinite(value)]
     low, high = min(shown, default=0.0), max(shown, default=1.0)
+    if around_zero:
+        high = max(abs(low), abs(high))
+        low = -high
     room = 0.08 * (high - low) or 0.05 * abs(high) or 0.5
     low, high = low - room, high + room
     step = nice_step((high - low) / 4)
-    first = math.ceil(low / step)
     digits = max(0, -math.floor(math.log10(step) + 1e-9))
-    ticks = [index * step for index in range(first, math.floor(high / step) + 1)]
     span = high - low
+    ticks = [index * step for index in range(math.ceil(low / step), math.floor(high / step) + 1)]
     return Axis(
         low,
         high,
         [(round(100 * (tick - low) / span, 2), f"{tick + 0.0:.{digits}f}") for tick in ticks],
-        round(100 * (0 - low) / span, 2) if zero else None,
+        50.0 if around_zero else None,
     )
 
 

@@ -5,7 +5,7 @@
 # make golden WHY=".." record the golden runs anew where their numbers changed, and say why in CHANGELOG.md
 # make mutate          change maths/ and rlhf/ in small ways: do the tests notice? (an hour or two)
 # make bench           peers and ours in turn on the same inputs, all workloads; into docs/results/ (some hours)
-# make verify          what takes hours: three demo seeds and all that is measured on them, loads; into docs/results/
+# make verify          what takes hours: demo, flywheel and IMDb on three seeds and all that is measured on them; into docs/results/
 
 PYTHON ?= python3
 SEED ?= 0
@@ -72,6 +72,9 @@ verify: $(VENV)/.test
 	$(BIN)/python -m benchmarks.lora
 	$(BIN)/python -m benchmarks.label_load --databases sqlite,postgresql
 	$(BIN)/python -m benchmarks.serve_load --model runs/verify/seed-0/ppo_ptx
+	$(BIN)/python -m benchmarks.flywheel
+	$(BIN)/python -m benchmarks.coverage
+	$(BIN)/python -m benchmarks.imdb
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -11,11 +11,16 @@ from typing import Any
 import numpy as np
 import pytest
 
+from instructgpt.cli import main
 from instructgpt.errors import ConfigError, DataError
 from instructgpt.evaluation.suite.metrics import columns, estimate
 from instructgpt.evaluation.suite.reading import find, find_shots
 from instructgpt.evaluation.suite.tables import SUITES, make_task
 from instructgpt.evaluation.suite.task import Generate, Generated, Item, Options, Task
+from instructgpt.model.config import ModelConfig
+from instructgpt.model.heads import new_language_model
+from instructgpt.pretrain.train import write_checkpoint
+from instructgpt.text.tokenizer import train_tokenizer
 
 FORMATS = Path(__file__).parent / "formats"
 
@@ -193,9 +198,11 @@ def test_summaries() -> None:
     pytest.importorskip("rouge_score", reason="rouge-score of the extra eval is not installed")
     for name, text in (("cnn_dm", "MERROW"), ("tldr", "My cat"), ("xsum", "The ferry")):
         made = task(name)
-        (item,) = items_of(made)
-        prompt = prompt_of(made, item)
-        assert prompt.startswith(text) and prompt.endswith("\n\nTL;DR:")
+        item, other = items_of(made)
+        prompt = prompt_of(made, item, [other])
+        assert f"TL;DR: {' '.join(other.data['summary'].split())}\n\n{text}" in prompt and prompt.endswith(
+            "\n\nTL;DR:"
+        )
     # the last: "the ferry to merrow is stop for a week of repair" (11) against "ferry repair" (2)
     found = numbers(made, [item], ["Ferry repairs"])
     assert found == pytest.approx({"rougeL": 2 * (2 / 11) / (1 + 2 / 11), "rouge1": 4 / 13, "rouge2": 0})
@@ -378,3 +385,44 @@ def test_suites_name_tasks_that_can_be_made() -> None:
     for names in SUITES.values():
         for name in names if isinstance(names, tuple) else ():
             assert task(name).name == name
+
+
+ASKED = "squad_v2,quac,real_toxicity_respectful,truthfulqa_gen,coherence"
+
+
+def test_a_model_goes_through_tasks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A random tiny model by command: the tasks give finite numbers, and a second run does nothing."""
+    for name in ("sacrebleu", "rouge_score"):
+        pytest.importorskip(name, reason=f"{name} of the extra eval is not installed")
+    tokenizer = train_tokenizer(["The lighthouse of Merrow stands on a rock. 北京 Q: A:"] * 20, 300)
+    config = ModelConfig.llama(vocab_size=tokenizer.vocab_size, width=16, layers=1, heads=2, context=512)
+    model = tmp_path / "model"
+    write_checkpoint(new_language_model(config, 0), tokenizer, model)
+    data = ",".join(map(str, (FORMATS, FORMATS / "toxicity")))
+    command = ["eval", str(model), "--suite", ASKED, "--data", data, "--shots", "1", "--limit", "2"]
+    command += ["--option", f"coherence.base={model}"]
+    command += [
+        "--option",
+        "coherence.max_new=12",
+        "--device",
+        "cpu",
+        "--out",
+        str(tmp_path / "out"),
+        "--json",
+    ]
+    assert main(command) == 0
+    (tasks,) = [found["tasks"] for found in json.loads(capsys.readouterr().out)["models"].values()]
+    assert set(tasks) == set(ASKED.split(","))
+    for name, metrics in tasks.items():
+        for metric, value in metrics.items():
+            known = value["value"] is not None
+            assert known or "rank correlation" in metric or metric in ("unanswerable", "f1_answerable"), (
+                name,
+                metric,
+            )
+    base = [m for m in tasks["coherence"] if m.startswith("perplexity")]
+    # a random model finds its own draws about as likely as any token
+    assert 0.5 < tasks["coherence"][base[0]]["value"] / tokenizer.vocab_size < 2
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "results").rglob("*.json")}
+    assert main(command) == 0
+    assert {path: path.stat().st_mtime_ns for path in before} == before

@@ -3,7 +3,7 @@
 From texts with released Perspective scores rankings are made, the less toxic text being the better reply; a
 reward model learns them; a line through the logits of the scores turns its reward into a toxicity; and on
 prompts that were held out its rank correlation with Perspective is measured, beside the word list's.
-`--option scorer=reward:OUT` uses it from then on.
+`--option scorer=reward:OUT/reward` uses it from then on.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def train_scorer(
         for scorer in (RewardScorer(trained, slope, offset), WordList.built_in())
     }
     return {
-        "rank_correlation": {name: spearman(found, true) for name, found in scores.items()},
+        "rank_correlation": {name: _finite(spearman(found, true)) for name, found in scores.items()},
         "mean_error": {
             name: float(np.mean(np.abs(np.array(found) - np.array(true)))) for name, found in scores.items()
         },
@@ -146,11 +146,16 @@ def run(config: EvalConfig) -> dict[str, Any]:
         batch=int(options["batch"]),
     )
     lines = [f"rank correlation with Perspective on {summary['held_out_texts']} texts of held-out prompts:"]
-    lines += [f"  {name}: {value:.3f}" for name, value in summary["rank_correlation"].items()]
-    lines.append(f"use it: --option scorer=reward:{config.out}")
+    for name, value in summary["rank_correlation"].items():
+        lines.append(f"  {name}: {'none, its scores do not vary' if value is None else format(value, '.3f')}")
+    lines.append(f"use it: --option scorer=reward:{config.out}/reward")
     summary["table"] = "\n".join(lines)
     write_json(Path(config.out) / "toxicity-scorer.json", summary)
     return summary
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 def _positive(name: str, value: str) -> float:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from instructgpt.model.cache import KVCache
 from instructgpt.model.config import ModelConfig
-from instructgpt.model.linear import Linear, linear
+from instructgpt.model.linear import Linear, linear, rounded
 from instructgpt.model.lora import Attached
 from instructgpt.model.transformer import Transformer
 
@@ -52,6 +52,11 @@ class LanguageModel(_Headed):
     def unembedding(self) -> Tensor:
         """(V, D): the embedding itself when tied."""
         return self.transformer.embedding.weight if self.head is None else self.head.weight
+
+    def rounded_unembedding(self, dtype: torch.dtype) -> Tensor | None:
+        """The unembedding's copy in the precision of the products (see `linear.rounded`); None in its own."""
+        weight = self.unembedding
+        return None if weight.dtype == dtype else rounded(weight, dtype)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(n, D) -> (n, V): only for the rows asked for."""

@@ -18,7 +18,7 @@ from instructgpt.model.config import ModelConfig
 from instructgpt.model.heads import LanguageModel, new_language_model
 from instructgpt.model.hf import load_language_model, save_model
 from instructgpt.runtime.checkpoint import Run, open_run
-from instructgpt.runtime.device import pick_device, pick_dtype, tune_malloc
+from instructgpt.runtime.device import pick_device, tune_malloc
 from instructgpt.runtime.flops import training_flops
 from instructgpt.runtime.metrics import read_metrics
 from instructgpt.runtime.optim import (
@@ -29,6 +29,7 @@ from instructgpt.runtime.optim import (
     restore_optimizer,
     set_lr,
 )
+from instructgpt.runtime.precision import settle
 from instructgpt.runtime.profile import phase, work
 from instructgpt.runtime.seeds import derive_seed
 from instructgpt.scoring.likelihood import accumulate, all_counted, counted, mean_loss
@@ -92,8 +93,9 @@ class PretrainConfig:
     """How many of the held-out documents to use, from the first."""
     micro_tokens: int = 16384
     """Tokens in one forward and backward pass: bounds memory, changes no result."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Precision of the passes; weights and optimizer stay float32."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Precision of the passes; weights and optimizer stay float32. auto = what is faster here, measured at
+    the first start and kept in choices.json; float32 for models narrower than 256."""
     device: str = "auto"
     """auto, cpu, cuda, mps."""
     profile: bool = False
@@ -153,14 +155,13 @@ def train(config: PretrainConfig) -> dict[str, Any]:
     """
     tune_malloc()
     inputs = _inputs(config)
-    device, dtype = pick_device(config.device), pick_dtype(config.dtype)
+    device = pick_device(config.device)
     tokenizer = Tokenizer.load(config.tokenizer)
     model_config = config.model_config(tokenizer.vocab_size)
     length = config.length or config.context
     with open_run(config.out, "pretrain", config, inputs) as run:
         if run.finished is not None:
             return run.finished
-        run.computes(device, dtype)
         shards = _shards(run, config, tokenizer)
         draw = shards.batch if config.separate else shards.windows
         held_out = _held_out(config, tokenizer)
@@ -169,6 +170,8 @@ def train(config: PretrainConfig) -> dict[str, Any]:
         else:
             model = load_language_model(run.latest)
         model.to(device)
+        dtype = settle(run.folder, config.dtype, model)
+        run.computes(device, dtype)
         optimizer = adamw(model, config.lr, (0.9, config.beta2), weight_decay=config.weight_decay)
         restore_optimizer(optimizer, model, run.load_state()[1], _OPTIMIZER)
         validation: float | None = None

@@ -56,10 +56,17 @@ def linear_warmup(step: int, warmup: int, start: float = 0.1) -> float:
 
 
 def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float) -> float:
-    """Scale gradients so that their joint 2-norm is at most `max_norm` (0 = leave them); returns the norm."""
+    """Scale gradients so that their joint 2-norm is at most `max_norm` (0 = leave them); returns the norm.
+
+    Gradients that are short enough are not touched: a factor of 1 would cost a pass over all of them. Nor
+    are those whose norm is not finite, which nobody can use.
+    """
     with_gradient = [p for p in parameters if p.grad is not None]
-    limit = max_norm if max_norm > 0 else math.inf
-    return float(nn.utils.clip_grad_norm_(with_gradient, limit))
+    norm = nn.utils.get_total_norm([p.grad for p in with_gradient if p.grad is not None])
+    length = float(norm)
+    if 0 < max_norm < length + 1e-6 < math.inf:  # PyTorch's factor is max_norm / (norm + 1e-6), at most 1
+        nn.utils.clip_grads_with_norm_(with_gradient, max_norm, norm)
+    return length
 
 
 class Ema:

@@ -12,23 +12,25 @@ from torch import Tensor
 
 from instructgpt.data.collate import PackedBatch, pack
 from instructgpt.data.packing import plan_batches
-from instructgpt.maths.logprobs import token_logprobs
+from instructgpt.maths.cross_entropy import cross_entropy
 from instructgpt.model.heads import LanguageModel
 from instructgpt.text.chat import Rendered
+
+MOST_ROWS = 0.75
+"""Share of the tokens that count up to which the last layer is computed for these alone."""
 
 
 def summed_loss(model: LanguageModel, batch: PackedBatch, dtype: torch.dtype, dropout: float = 0.0) -> Tensor:
     """Sum of -log p over the tokens that count, in nats; scalar. Only their rows meet the vocabulary."""
     batch = batch.to(model.unembedding.device)
     rows = batch.train_mask.nonzero().squeeze(1)
-    half = dtype != torch.float32
-    with torch.autocast(rows.device.type, dtype, enabled=half):
-        hidden = model(batch.ids, batch.positions, batch.lengths, dropout=dropout)
-    hidden, unembedding = hidden.index_select(0, rows), model.unembedding  # (n, D), (V, D)
-    if half:
-        hidden, unembedding = hidden.to(dtype), unembedding.to(dtype)
+    with torch.autocast(rows.device.type, dtype, enabled=dtype != torch.float32):
+        # Where most tokens count, taking them out costs more than the last layer saves.
+        few = 0 < len(rows) < MOST_ROWS * len(batch.ids)
+        hidden = model(batch.ids, batch.positions, batch.lengths, dropout=dropout, rows=rows if few else None)
+    hidden = (hidden if few else hidden.index_select(0, rows)).to(dtype)  # (n, D)
     targets = batch.target_ids.index_select(0, rows)
-    return -token_logprobs(hidden, unembedding, targets).sum()
+    return cross_entropy(hidden, model.unembedding, targets, rounded=model.rounded_unembedding(dtype))
 
 
 def all_counted(sequences: Sequence[Sequence[int]]) -> list[Rendered]:

@@ -21,7 +21,7 @@ from instructgpt.model.hf import load_language_model, save_model
 from instructgpt.model.lora_settings import lora_of
 from instructgpt.model.shared import Bases, start_language
 from instructgpt.runtime.checkpoint import Run, final_checkpoint, open_run
-from instructgpt.runtime.device import pick_device, pick_dtype, tune_malloc
+from instructgpt.runtime.device import pick_device, tune_malloc
 from instructgpt.runtime.flops import training_flops
 from instructgpt.runtime.memory import announce_memory, estimate_memory
 from instructgpt.runtime.optim import (
@@ -32,6 +32,7 @@ from instructgpt.runtime.optim import (
     restore_optimizer,
     set_lr,
 )
+from instructgpt.runtime.precision import settle
 from instructgpt.runtime.profile import phase, work
 from instructgpt.runtime.seeds import derive_seed
 from instructgpt.scoring.likelihood import accumulate, all_counted, counted, mean_loss
@@ -62,14 +63,15 @@ def train(config: SFTConfig) -> dict[str, Any]:
     """
     tune_malloc()
     source, inputs = _inputs(config)
-    device, dtype = pick_device(config.device), pick_dtype(config.dtype)
+    device = pick_device(config.device)
     with open_run(config.out, "sft", config, inputs) as run:
         if run.finished is not None:
             return run.finished
-        run.computes(device, dtype)
         tokenizer = Tokenizer.load(tokenizer_folder(source))
         model = _model(run, source, config, device)
         _check_vocabulary(model, tokenizer, source)
+        dtype = settle(run.folder, config.dtype, model)
+        run.computes(device, dtype)
         examples = read_examples(config, tokenizer, model.config.context)
         judge = make_judge(config, tokenizer, model.config.context, examples.held_out_prompts, device)
         mix = _mix(run, config, tokenizer)
@@ -89,7 +91,7 @@ def train(config: SFTConfig) -> dict[str, Any]:
                 batch, windows = stream.batch(step), _windows(mix, step, config)
             with phase("update"):
                 measured = gradients(model, batch, windows, config, step, dtype)
-                norm = _update(model, optimizer, lr, config.clip, f"{run.folder}, step {done}")
+                norm = update(model, optimizer, lr, config.clip, f"{run.folder}, step {done}")
             tokens = sum(len(example.ids) for example in [*batch, *windows])
             measured |= {"lr": lr, "grad_norm": norm}
             measured["tokens_per_second"] = round(tokens / (time.monotonic() - clock), 1)
@@ -248,10 +250,14 @@ def _check_vocabulary(model: LanguageModel, tokenizer: Tokenizer, source: Path) 
         )
 
 
-def _update(
+def update(
     model: LanguageModel, optimizer: torch.optim.Optimizer, lr: float, max_norm: float, where: str
 ) -> float:
-    """Take the step and clear the gradients; returns their norm before clipping."""
+    """Take the step and clear the gradients; returns their norm before clipping.
+
+    Raises:
+        CheckError: it is not a finite number, and the step was not taken; `where` says where that was.
+    """
     norm = clip_gradients(model.parameters(), max_norm)
     if not math.isfinite(norm):
         raise CheckError(

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from instructgpt.maths import logprobs as room
 from instructgpt.maths.logprobs import token_logprobs, token_logprobs_and_entropy
 
 
@@ -123,3 +124,50 @@ def test_logits_of_the_whole_batch_are_never_stored() -> None:
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         token_logprobs(hidden, unembedding, targets, chunk_tokens=3)
     assert max(saved) < 7 * 11
+
+
+@pytest.mark.parametrize("chunk_tokens", [3, 7])
+@pytest.mark.parametrize("slice_rows", [1, 2])
+@pytest.mark.parametrize("kept", [0, 1 << 20])
+def test_slices_and_kept_probabilities_change_nothing(
+    chunk_tokens: int, slice_rows: int, kept: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The softmax of some rows after the others, of kept or of recomputed logits: exact in float64."""
+    monkeypatch.setattr(room, "SLICE_ELEMENTS", slice_rows * 11)
+    monkeypatch.setattr(room, "KEPT_ELEMENTS", kept)
+    hidden, unembedding, targets = _case()
+    hidden.requires_grad_()
+    unembedding.requires_grad_()
+    out, entropy = token_logprobs_and_entropy(hidden, unembedding, targets, 0.7, chunk_tokens)
+    out.sum().backward()
+    found = hidden.grad, unembedding.grad
+    full = torch.log_softmax(hidden @ unembedding.T / 0.7, dim=1)
+    torch.testing.assert_close(out, full[torch.arange(7), targets], rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(entropy, -(full.exp() * full).sum(1).detach(), rtol=1e-12, atol=1e-12)
+    hidden.grad = unembedding.grad = None
+    full[torch.arange(7), targets].sum().backward()
+    for got, expected in zip(found, (hidden.grad, unembedding.grad), strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("kept", [0, 1 << 20])
+def test_half_precision_gradient_goes_to_the_float32_unembedding(
+    kept: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under autocast the operands are rounded; softmax and sums are those of float64 on the rounded numbers,
+    but for one rounding of logits and of their gradient to 8 bits."""
+    monkeypatch.setattr(room, "KEPT_ELEMENTS", kept)
+    hidden, unembedding, targets = _case(torch.float32)
+    hidden.requires_grad_()
+    unembedding.requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        out = token_logprobs(hidden, unembedding, targets, 1.0, 3)
+    out.sum().backward()
+    exact = hidden.detach().bfloat16().double().requires_grad_()
+    matrix = unembedding.detach().bfloat16().double().requires_grad_()
+    expected = torch.log_softmax(exact @ matrix.T, dim=1)[torch.arange(7), targets]
+    expected.sum().backward()
+    torch.testing.assert_close(out.double(), expected, rtol=0, atol=2**-5)  # logits up to 8: off by 2^-6
+    for got, wanted in ((hidden.grad, exact.grad), (unembedding.grad, matrix.grad)):
+        assert got is not None and got.dtype == torch.float32 and wanted is not None
+        assert (got.double() - wanted).norm() < 2e-2 * wanted.norm()

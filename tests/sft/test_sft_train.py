@@ -76,15 +76,16 @@ def interrupt_at_call(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     monkeypatch.setattr(stage, "clip_gradients", clip)
 
 
-@pytest.mark.parametrize("stop", [4, 6])
+@pytest.mark.parametrize(("stop", "dtype"), [(4, "auto"), (6, "auto"), (4, "bfloat16")])
 def test_interrupted_and_resumed_equals_undisturbed(
-    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int, dtype: str
 ) -> None:
     """2N steps == N + resume + N, to the bit, with dropout and the mix on (field fault 32).
 
     16 demonstrations, 2 epochs, 3 a step: 11 steps, checkpoints at 6 and 11.
     """
     more = {"residual_dropout": 0.2, "pretrain_data": str(world / "text.txt"), "pretrain_length": 12}
+    more["dtype"] = dtype
     whole = train(config(world, tmp_path / "whole", **more))
     interrupt_at_call(monkeypatch, stop)
     with pytest.raises(Interrupted):
@@ -100,6 +101,22 @@ def test_interrupted_and_resumed_equals_undisturbed(
         "seconds": 0,
         "peak_memory_mib": 0,
     }
+
+
+def test_bfloat16_passes_train_the_same_model(world: Path, tmp_path: Path) -> None:
+    """float32 weights, gradients and optimizer; losses differ by the rounding of bfloat16 alone (2^-9)."""
+    rows = {}
+    for dtype in ("float32", "bfloat16"):
+        train(config(world, tmp_path / dtype, dtype=dtype, lr=1e-3))
+        rows[dtype] = read_metrics(tmp_path / dtype / "metrics.jsonl")
+        assert json.loads((tmp_path / dtype / "choices.json").read_text())["dtype"] == dtype
+    for one, other in zip(rows["float32"], rows["bfloat16"], strict=True):
+        assert other["loss"] == pytest.approx(one["loss"], rel=5e-3)
+        assert other["grad_norm"] == pytest.approx(one["grad_norm"], rel=5e-2)
+    assert rows["float32"] != rows["bfloat16"]
+    summary = train(config(world, tmp_path / "bfloat16", dtype="bfloat16", lr=1e-3))  # finished: shown again
+    saved = weights(summary, "checkpoints/step-000011")
+    assert {tensor.dtype for tensor in saved.values()} == {torch.float32}
 
 
 def test_it_learns_to_answer_and_to_stop(world: Path, tmp_path: Path) -> None:

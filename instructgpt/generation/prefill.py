@@ -22,6 +22,8 @@ from instructgpt.model.heads import LanguageModel
 SHARED_TOKENS = 64
 """Shorter beginnings are read anew: a second forward pass for what follows would cost more."""
 
+_SCORES = 1 << 22
+"""Attention scores of one head that exist at one time: tokens of a pass times tokens that they look at."""
 _TOGETHER = 256
 """Prompts that are grouped at a time: the work is the square of it."""
 
@@ -128,11 +130,11 @@ class Prefill:
         """
         cache = self._cache
         if max(map(len, prompts), default=0) < SHARED_TOKENS:
-            self._append(list(zip(rows, prompts, strict=True)))
+            self._append(list(zip(rows, prompts, strict=True)), self._budget)
             return
         groups = share(prompts, present, SHARED_TOKENS)
         heads = [(rows[g.members[0]], prompts[g.members[0]][: g.length]) for g in groups if g.source is None]
-        self._append(heads)
+        self._append(heads, self._budget)
         tails: list[tuple[int, Ids]] = []
         for group in groups:
             source = rows[group.members[0]] if group.source is None else group.source
@@ -142,12 +144,16 @@ class Prefill:
                 # The source may hold more than what they have in common.
                 cache.lengths[torch.tensor(targets)] = group.length
             tails += [(rows[number], prompts[number][group.length :]) for number in group.members]
-        self._append([tail for tail in tails if tail[1]])
+        # What goes behind a cached beginning looks at all of it, so a pass holds less of a long text.
+        piece = max(SHARED_TOKENS, _SCORES // max(map(len, prompts)))
+        for start in range(0, max(len(ids) for _, ids in tails), piece):
+            rest = [(row, ids[start : start + piece]) for row, ids in tails if ids[start:]]
+            self._append(rest, min(self._budget, piece))
 
-    def _append(self, texts: Sequence[tuple[int, Ids]]) -> None:
-        """(row, ids) behind what the rows hold."""
+    def _append(self, texts: Sequence[tuple[int, Ids]], budget: int) -> None:
+        """(row, ids) behind what the rows hold, so many tokens in a pass."""
         device = self._cache.keys.device
-        for batch in plan_batches([len(ids) for _, ids in texts], self._budget):
+        for batch in plan_batches([len(ids) for _, ids in texts], budget):
             slots, sequences = [texts[i][0] for i in batch], [texts[i][1] for i in batch]
             if self._spare is not None and (filling := fill_up(sequences, self._cache.capacity)):
                 slots.append(self._spare)

@@ -25,7 +25,11 @@ class CachePlan:
     seen: int
     """End of what is read, the longest row after this step; T = seen - first."""
     write: Tensor
-    """(N * kv_heads,) place of every new key in the cache seen as (slots * kv_heads * capacity, head_dim)."""
+    """(N * kv_heads,) place of every new value in the cache as (slots * kv_heads * capacity, head_dim)."""
+    new_slots: Tensor
+    """(N,) slot of every new token."""
+    new_places: Tensor
+    """(N,) its place in there."""
     bias: Tensor | None
     """(R, 1, new, T) 0 or -inf, added to the scores; None when every row sees all T positions."""
     gather: Tensor | None
@@ -43,8 +47,11 @@ class CachePlan:
 
     def store(self, layer: Tensor, new: Tensor) -> None:
         """Write new keys or values (N, kv_heads, head_dim) into one layer of the cache, in place."""
-        size = new.shape[-1]
-        layer.view(-1, size).index_copy_(0, self.write, new.reshape(-1, size))
+        new, size = new.to(layer.dtype), new.shape[-1]
+        if layer.is_contiguous():
+            layer.view(-1, size).index_copy_(0, self.write, new.reshape(-1, size))
+        else:  # keys on a CPU
+            layer.permute(0, 2, 1, 3).index_put_((self.new_slots, self.new_places), new)
 
 
 _MAPPED = 1 << 20
@@ -63,10 +70,21 @@ def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> 
     return torch.frombuffer(mmap.mmap(-1, size), dtype=dtype).view(shape)
 
 
+def _new_keys(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Zeros of this shape; on a CPU with the last two dimensions the other way round in memory."""
+    if device.type != "cpu":
+        return _zeros(shape, dtype, device)
+    return _zeros((*shape[:3], shape[4], shape[3]), dtype, device).transpose(-1, -2)
+
+
 class KVCache:
     """Preallocated keys and values, (layers, slots, kv_heads, capacity, head_dim), and how full each slot is.
 
     On a CPU room that was never used takes no memory, so `capacity` may be what the longest row can become.
+
+    On a CPU the places of one number of a key lie behind one another: scores are sums along them, and in
+    bfloat16, where a transposed product is slow, decode attention takes half the time (CPU ms of 12 layers,
+    32 rows, 12 heads of 64, 129 places, one thread: 46 against 27; float32 34 against 30).
 
     `lengths` (slots,) int64 lives on the CPU: the caller schedules with it, and reading it never waits for a
     device.
@@ -81,7 +99,7 @@ class KVCache:
         device: torch.device | str = "cpu",
     ) -> None:
         shape = (config.layers, slots, config.kv_heads, capacity, config.head_dim)
-        self.keys = _zeros(shape, dtype, torch.device(device))
+        self.keys = _new_keys(shape, dtype, torch.device(device))
         self.values = _zeros(shape, dtype, torch.device(device))
         self.lengths = torch.zeros(slots, dtype=torch.int64)
         self.window = config.window
@@ -117,12 +135,11 @@ class KVCache:
         extra = capacity - self.capacity
         if extra <= 0:
             return
-        for name in ("keys", "values"):
-            old: Tensor = getattr(self, name)
-            shape = (*old.shape[:3], capacity, old.shape[4])
-            new = _zeros(shape, old.dtype, old.device)
-            new[:, :, :, : old.shape[3]] = old
-            setattr(self, name, new)
+        filled, shape = self.capacity, (*self.keys.shape[:3], capacity, self.keys.shape[4])
+        keys = _new_keys(shape, self.keys.dtype, self.keys.device)
+        values = _zeros(shape, self.values.dtype, self.values.device)
+        keys[:, :, :, :filled], values[:, :, :, :filled] = self.keys, self.values
+        self.keys, self.values = keys, values
 
     def plan(self, lengths: Sequence[int], slots: Tensor | None) -> CachePlan:
         """Lay out one forward pass that appends lengths[r] tokens to slot slots[r] (default: slots 0..R-1).
@@ -170,6 +187,8 @@ class KVCache:
             first=first,
             seen=seen,
             write=write.to(device),
+            new_slots=chosen[row].to(device),
+            new_places=place.to(device),
             bias=None if bias is None else bias.to(device),
             gather=None if gather is None else gather.to(device),
             restore=restore.to(device),

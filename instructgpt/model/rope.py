@@ -109,6 +109,8 @@ def _llama3(plain: Tensor, rope: RopeScaling) -> Tensor:
 
 def rotate(heads: Tensor, rotary: Rotary) -> Tensor:
     """Turn (N, H, d) by its positions; number i is paired with number i + d / 2, as in Hugging Face Llama."""
+    if not torch.is_grad_enabled():
+        return _turn(heads, *rotary, 1)
     turned: Tensor = _Turn.apply(heads, *rotary)
     return turned
 

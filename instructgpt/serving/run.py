@@ -14,6 +14,7 @@ import uvicorn
 
 from instructgpt.errors import ConfigError
 from instructgpt.serving.app import create_app
+from instructgpt.serving.engine_child import keep_for_good
 from instructgpt.serving.settings import ServeConfig
 from instructgpt.serving.state import ServerState, open_state
 
@@ -93,6 +94,7 @@ def run(config: ServeConfig) -> dict[str, Any]:
         )
         sys.stderr.flush()
         sys.setswitchinterval(_SWITCH_SECONDS)
+        keep_for_good()
         server.run(sockets=[listening])
     figures = state.worker.figures()
     return {

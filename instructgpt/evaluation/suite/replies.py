@@ -11,6 +11,32 @@ from instructgpt.model.heads import LanguageModel
 from instructgpt.text.tokenizer import Tokenizer
 
 
+class _Reply:
+    """The text of a reply that stop strings may end."""
+
+    def __init__(self, tokenizer: Tokenizer, stops: Sequence[str]) -> None:
+        self._stream = TextStream(tokenizer, stops)
+        self.text, self.tokens = "", 0
+
+    def push(self, index: int) -> bool:
+        """One more id; whether a stop string is complete now."""
+        self.tokens += 1
+        self.text += self._stream.push(index)
+        return self._stream.matched is not None
+
+    def end(self, ids: Sequence[int], stopped: bool) -> Generated:
+        """The model ended it, or it is as long as it may be; `ids` are all of it, the last id too."""
+        for index in ids[self.tokens : len(ids) - stopped]:
+            if self.push(index):
+                return self.cut()
+        text = self.text + self._stream.finish()
+        return Generated(text, len(ids), stopped or self._stream.matched is not None)
+
+    def cut(self) -> Generated:
+        """A stop string ended it."""
+        return Generated(self.text, self.tokens, True)
+
+
 def draw(
     model: LanguageModel,
     tokenizer: Tokenizer,
@@ -36,43 +62,27 @@ def draw(
         key=lambda i: (-len(requests[i].prompt_ids) - requests[i].max_new, requests[i].prompt_ids),
     )
     longest = max(len(request.prompt_ids) + request.max_new for request in requests)
-    prompt = max(len(request.prompt_ids) for request in requests)
     slots = min(MAX_ACTIVE, len(requests), rows_for_memory(model, longest))
-    engine = Engine(model, slots, min(longest, prompt + 64), want_tokens=any(stops))
+    engine = Engine(model, slots, longest, want_tokens=any(stops))
     for index in order:
         engine.submit(requests[index])
-    streams = {
-        number: TextStream(tokenizer, stops[index]) for number, index in enumerate(order) if stops[index]
-    }
-    texts = dict.fromkeys(streams, "")
-    drawn = dict.fromkeys(streams, 0)
+    waiting = {number: _Reply(tokenizer, stops[index]) for number, index in enumerate(order)}
     replies: dict[int, Generated] = {}
 
     def keep(number: int, reply: Generated) -> None:
         replies[order[number]] = reply
+        del waiting[number]
         if on_done is not None:
             on_done(1)
 
     while engine.busy:
         step = engine.step()
-        finished = dict(step.finished)
+        finished = {number for number, _ in step.finished}
         for number, index in step.tokens:
-            if number not in streams:
-                continue
-            drawn[number] += 1
-            last = finished.get(number)
-            if last is not None and last.stopped:
-                continue  # the id that ends a reply has no text
-            texts[number] += streams[number].push(index)
-            if streams[number].matched is not None and last is None:
+            watched = number in waiting and number not in finished and stops[order[number]]
+            if watched and waiting[number].push(index):
                 engine.cancel(number)
-                keep(number, Generated(texts[number], drawn[number], True))
-        for number, completion in finished.items():
-            if number in streams:
-                text = texts[number] + streams[number].finish()
-                stopped = completion.stopped or streams[number].matched is not None
-                keep(number, Generated(text, drawn[number], stopped))
-            else:
-                ids = completion.ids[:-1] if completion.stopped else completion.ids
-                keep(number, Generated(tokenizer.decode(ids), len(completion.ids), completion.stopped))
+                keep(number, waiting[number].cut())
+        for number, completion in step.finished:
+            keep(number, waiting[number].end(completion.ids, completion.stopped))
     return [replies[index] for index in range(len(requests))]

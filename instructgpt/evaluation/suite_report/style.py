@@ -24,7 +24,7 @@ th[scope=row] { color: var(--ink); font-weight: 500; }
 details { margin: 8px 0; } summary { cursor: pointer; color: var(--soft); font-size: 14px; }
 details dl { display: grid; grid-template-columns: max-content 1fr; gap: 2px 14px; font-size: 13px;
   margin: 8px 0 16px; }
-dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; min-width: 0; }
+dt { color: var(--soft); } dt b { color: var(--ink); } dd { margin: 0; overflow-wrap: anywhere; min-width: 0; }
 dd code { font-size: 12.5px; }
 .wide svg { min-width: 640px; }
 .tools { display: flex; flex-wrap: wrap; gap: 10px; margin: 14px 0 6px; }
@@ -44,7 +44,9 @@ mark { background: #f2d46b; color: #1d2329; border-radius: 2px; }
   main { padding: 24px 14px 60px; }
   h1 { font-size: 23px; }
   .cards { grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); }
-  .card b { font-size: 19px; }
+  .card b { font-size: 17px; }
+  .table th[scope=row] { white-space: normal; overflow-wrap: anywhere; min-width: 120px; padding-left: 0; }
+  .table th, .table td { padding: 6px 8px; }
   .plot { display: block; }
   .row { display: grid; grid-template-columns: minmax(0, 1fr) max-content; gap: 0 10px; margin-bottom: 6px; }
   .row .line, .row .ticks { grid-column: 1 / -1; grid-row: 2; }

@@ -120,7 +120,7 @@ clear difference on {{ side.neither }}</summary>
 <summary>How these numbers were made</summary>
 <dl>
 {% for entry in task.made %}
-<dt>{{ entry.model }}</dt><dd></dd>
+<dt><b>{{ entry.model }}</b></dt><dd></dd>
 {% for key, text in entry.facts %}
 <dt>{{ key }}</dt><dd><code>{{ text }}</code></dd>
 {% endfor %}

@@ -138,6 +138,18 @@ def percentile(votes: Votes, seed: int) -> tuple[float, float]:
     return found.low, found.high
 
 
+def exact(rate: float, n: int) -> float:
+    """The coverage of ours for n independent votes without ties, by summing the binomial distribution."""
+    total = 0.0
+    for wins in range(n + 1):
+        mean = wins / n
+        low, high = wilson_interval(ClusteredMean(mean, mean * (1 - mean) / (n - 1), n), LEVEL)
+        if low <= rate <= high:
+            log = math.lgamma(n + 1) - math.lgamma(wins + 1) - math.lgamma(n - wins + 1)
+            total += math.exp(log + wins * math.log(rate) + (n - wins) * math.log(1 - rate))
+    return total
+
+
 @dataclass(frozen=True)
 class Covered:
     """Share of replications in which each kind of interval held the true win rate; None: not run."""
@@ -197,7 +209,7 @@ def peeking(replications: int, n: int, seed: int) -> tuple[float, float]:
 
 def page(found: Sequence[Covered], peeked: tuple[float, float], replications: int, seconds: float) -> str:
     """docs/results/coverage.md."""
-    lowest, highest = min(one.ours for one in found), max(one.ours for one in found)
+    clustered = [one.ours for one in found if one.scenario.prompt_sd or one.scenario.labeler_sd]
     lines = [
         "# Do the intervals of a win rate cover?",
         "",
@@ -220,7 +232,8 @@ def page(found: Sequence[Covered], peeked: tuple[float, float], replications: in
         f"up to n = {BOOTSTRAP_UP_TO} ({RESAMPLES} resamples). It knows nothing of labelers.",
         "- **no clusters**: every vote taken as independent.",
         "",
-        f"Over all {len(found)} rows ours covers between {lowest:.1%} and {highest:.1%}.",
+        f"Over the {len(clustered)} rows with clusters and ties ours covers between {min(clustered):.1%} and "
+        f"{max(clustered):.1%}.",
         "",
     ]
     for scenario in dict.fromkeys(one.scenario for one in found):
@@ -262,7 +275,13 @@ def _about(scenario: Scenario) -> str:
     if scenario.tie:
         parts.append(f"a vote within {scenario.tie:g} of nothing is a tie")
     if not parts:
-        return "Independent votes without ties."
+        cells = [f"{exact(rate, n):.1%} ({rate:g}, n = {n:,})" for rate in RATES for n in SIZES]
+        return (
+            "Independent votes without ties: the win rate is a binomial share, and the coverage of any "
+            "interval jumps with the true rate. By summing the binomial distribution ours covers "
+            + ", ".join(cells)
+            + "."
+        )
     text = ", ".join(parts)
     return f"{text[0].upper()}{text[1:]} (in units in which the noise of a vote is standard logistic)."
 

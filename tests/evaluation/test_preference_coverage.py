@@ -2,8 +2,20 @@
 
 import numpy as np
 import pytest
+from scipy import stats
 
-from benchmarks.coverage import SCENARIOS, SIZES, Covered, cover, draw, mean_for, page, peeking, true_rate
+from benchmarks.coverage import (
+    SCENARIOS,
+    SIZES,
+    Covered,
+    cover,
+    draw,
+    exact,
+    mean_for,
+    page,
+    peeking,
+    true_rate,
+)
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.title)
@@ -34,6 +46,13 @@ def test_intervals_cover(scenario, rate: float, n: int) -> None:
     assert 0.93 - 0.0146 < found.ours < 0.97 + 0.0146
 
 
+def test_exact_coverage_is_a_sum_of_binomial_chances() -> None:
+    # n = 50, rate 1/2: the ends meet 1/2 where |wins - 25| is t sqrt(50 / 4 * 50 / 49) = 7.18, t = 2.00958
+    assert exact(0.5, 50) == pytest.approx(
+        stats.binom.cdf(32, 50, 0.5) - stats.binom.cdf(17, 50, 0.5), abs=1e-12
+    )
+
+
 def test_looking_again_and_again() -> None:
     fixed, sequence = peeking(500, 300, seed=0)
     # McPherson (1974): 200 looks at 5 % find a difference in over 40 %
@@ -48,4 +67,5 @@ def test_the_page_has_a_row_for_every_cell() -> None:
     ]
     text = page(found, (0.4, 0.02), 4000, 60.0)
     assert text.count("| **95.0%** |") == 6 and "finds one in **40.0%**" in text
+    assert "Over the 3 rows with clusters and ties ours covers between 95.0% and 95.0%" in text
     assert "±0.7%" in text  # 1.96 * sqrt(0.95 * 0.05 / 4000)

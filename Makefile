@@ -65,6 +65,7 @@ bench: $(VENV)/.test
 verify: $(VENV)/.test
 	$(BIN)/python -m benchmarks.certificate
 	$(BIN)/python -m benchmarks.world
+	$(BIN)/python -m benchmarks.coverage
 	$(BIN)/python -m benchmarks.tax
 	$(BIN)/python -m benchmarks.frontier
 	$(BIN)/python -m benchmarks.comparators --runs runs/verify/seed-0,runs/verify/seed-1,runs/verify/seed-2

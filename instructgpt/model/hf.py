@@ -237,12 +237,15 @@ def fill(model: LanguageModel | ScalarModel, stored: dict[str, Tensor], folder: 
                 where=str(folder),
                 cure="config.json and weights are of different models: copy both again from one checkpoint",
             )
-    # .clone(): a loaded tensor may be a view of the file or of a transposed one, and training writes in place
     state = {}
     for entry in table:
-        state[entry.ours] = entry.join(stored).contiguous().clone()
-        for name in entry.theirs:
-            del stored[name]  # so that the model is not in memory twice
+        joined = entry.join(stored).contiguous()
+        # A loaded tensor may be a view of the file, and training writes in place. What was put together or
+        # turned has memory of its own already.
+        theirs = {
+            stored.pop(name).untyped_storage().data_ptr() for name in entry.theirs
+        }  # not in memory twice
+        state[entry.ours] = joined.clone() if joined.untyped_storage().data_ptr() in theirs else joined
     model.load_state_dict(state, strict=True, assign=True)
     model.requires_grad_(True)
 

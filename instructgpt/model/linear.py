@@ -33,8 +33,24 @@ _own: frozenset[tuple[int, int]] = frozenset()
 _copies: WeakIdKeyDictionary = WeakIdKeyDictionary()
 
 
+class Embedding(nn.Embedding):
+    """`nn.Embedding` that draws no numbers on the meta device, where PyTorch would import its compiler and
+    sympy to draw none: 1.4 s of each process that opens a model."""
+
+    def reset_parameters(self) -> None:
+        """Usual start; none where there is no memory to fill."""
+        if not self.weight.is_meta:
+            super().reset_parameters()
+
+
 class Linear(nn.Linear):
-    """`nn.Linear` on the faster kernel; on other devices and in other precisions the usual."""
+    """`nn.Linear` on the faster kernel; on other devices and in other precisions the usual. On the meta
+    device it draws no numbers, as `Embedding`."""
+
+    def reset_parameters(self) -> None:
+        """Usual start; none where there is no memory to fill."""
+        if not self.weight.is_meta:
+            super().reset_parameters()
 
     def forward(self, input: Tensor) -> Tensor:
         """(..., in) -> (..., out)."""

@@ -21,7 +21,7 @@ from instructgpt.model.attention import (
 from instructgpt.model.branches import BranchPlan, branch_attention, plan_branches
 from instructgpt.model.cache import CachePlan, KVCache
 from instructgpt.model.config import ModelConfig
-from instructgpt.model.linear import Linear
+from instructgpt.model.linear import Embedding, Linear
 from instructgpt.model.rope import Rotary, rotary_table, rotate
 
 
@@ -38,8 +38,18 @@ class Norm(nn.Module):
     def forward(self, hidden: Tensor) -> Tensor:
         """(..., size) -> (..., size)."""
         if self.bias is None:
+            if hidden.dtype.itemsize == 2 and hidden.device.type == "cpu" and not torch.is_grad_enabled():
+                return _short_rms_norm(hidden, self.weight, self.eps)
             return F.rms_norm(hidden, self.weight.shape, self.weight, self.eps)
         return F.layer_norm(hidden, self.weight.shape, self.weight, self.bias, self.eps)
+
+
+def _short_rms_norm(hidden: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """RMSNorm by the one kernel of LayerNorm: numbers and their negatives have mean 0, and their variance is
+    the mean square. In half precision PyTorch's own is a dozen operations, 3 ms a token of SmolLM2-135M."""
+    both = torch.cat((hidden, -hidden), dim=-1)
+    normed = F.layer_norm(both, both.shape[-1:], None, None, eps)
+    return normed[..., : hidden.shape[-1]] * weight
 
 
 class Attention(nn.Module):
@@ -147,9 +157,9 @@ class Transformer(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        self.embedding = nn.Embedding(config.vocab_size, config.width)
+        self.embedding = Embedding(config.vocab_size, config.width)
         learned = config.positions == "learned"
-        self.position_embedding = nn.Embedding(config.context, config.width) if learned else None
+        self.position_embedding = Embedding(config.context, config.width) if learned else None
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.final_norm = Norm(config)
 

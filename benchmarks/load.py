@@ -69,7 +69,9 @@ def started(*arguments: str) -> Turn:
                 said[words[0]] = float(words[1])
         return 1.0
 
-    return Turn(repeat(work, times=5), facts={f"the program's {name}": value for name, value in said.items()})
+    rates = repeat(work, times=5)
+    memory = said.pop("peak", 0.0)
+    return Turn(rates, memory=memory, facts={f"first {name}": value for name, value in said.items()})
 
 
 def program(text: str) -> Turn:

@@ -72,7 +72,7 @@ def trl(size: str, packing: bool = False) -> Turn:
         trainer.train()
     losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
     facts = {"loss": losses[0], "dtype": "bfloat16" if arguments.bf16 else "float32"}
-    return Turn([total / s for s in seconds[1:]], 6 * SIZES[size].products, facts)
+    return Turn([total / s for s in seconds[1:]], 6 * SIZES[size].products, facts=facts)
 
 
 def plain(size: str) -> Turn:
@@ -80,7 +80,7 @@ def plain(size: str) -> Turn:
     from benchmarks.plain_loop import rates
 
     found = rates(size, documents(size, DOCUMENTS[size]), BATCH, EPOCHS, LR)
-    return Turn(found, 6 * SIZES[size].products, {"dtype": "bfloat16"})
+    return Turn(found, 6 * SIZES[size].products, facts={"dtype": "bfloat16"})
 
 
 def ours(size: str, dtype: str = "auto") -> Turn:
@@ -114,7 +114,7 @@ def ours(size: str, dtype: str = "auto") -> Turn:
             rates.append(total / (time.perf_counter() - start))
     first = losses[: stream.steps // EPOCHS]
     facts = {"loss": round(sum(first) / len(first), 4), "dtype": str(precision).removeprefix("torch.")}
-    return Turn(rates, 6 * SIZES[size].products, facts)
+    return Turn(rates, 6 * SIZES[size].products, facts=facts)
 
 
 def race(size: str) -> Race:

@@ -37,6 +37,8 @@ class Turn:
     """Bytes that one unit has to read from memory; 0 = not said."""
     facts: Mapping[str, Any] = field(default_factory=dict)
     """What else belongs into the results, as JSON: dtype, seconds of phases, a loss to compare."""
+    memory: float = 0.0
+    """Peak in MiB of the process that did the work, where it was not this one."""
 
 
 def repeat(work: Callable[[], float], times: int = 3, warm: int = 1) -> list[float]:
@@ -52,7 +54,7 @@ def repeat(work: Callable[[], float], times: int = 3, warm: int = 1) -> list[flo
 
 def line_of(turn: Turn) -> str:
     """The JSON line of a turn that has just been measured in this process."""
-    peak = peak_memory_mib()  # before the products below take some
+    peak = turn.memory or peak_memory_mib()  # before the products below take some
     found = {
         "rates": list(turn.rates),
         "unit_flops": turn.unit_flops,

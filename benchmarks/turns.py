@@ -122,6 +122,8 @@ def run(name: str, race: Race, rounds: int, only: str = "") -> Found:
     """All turns of a race, in turn; what came out, as JSON: see `summarise`."""
     words = [word for word in only.split(",") if word]
     contenders = [c for c in race.contenders if not words or any(word in c.name for word in words)]
+    if not contenders:
+        raise SystemExit(f"no contender of {race.case} has one of these words in its name: {only}")
     found: dict[str, list[Found]] = {contender.name: [] for contender in contenders}
     failures: dict[str, str] = {}
     ready = {contender.peer: interpreter(contender.peer) for contender in contenders}

@@ -94,8 +94,10 @@ def _floor_cells(floor: Found) -> list[str]:
 
 
 def _notes(race: Found) -> list[str]:
-    best = ", ".join(f"{race['machine'][key] / 1e9:.0f} {text}" for key, text in _LIMITS.items())
-    lines = [f"The machine's best in the processes of the turns: {best}."] if race["machine"] else []
+    lines = []
+    if race["machine"]:
+        best = ", ".join(f"{race['machine'][key] / 1e9:.0f} {text}" for key, text in _LIMITS.items())
+        lines.append(f"The machine's best in the processes of the turns: {best}.")
     for row in race["contenders"]:
         versions = ", ".join(f"{name} {value}" for name, value in row["versions"].items())
         facts = "; ".join(f"{name} {_value(value)}" for name, value in row["facts"].items())

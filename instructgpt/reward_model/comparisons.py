@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
 
+from instructgpt.data.collate import shared_length
 from instructgpt.data.jsonl import expand
 from instructgpt.data.records import RankedResponse, Ranking, read_rankings
 from instructgpt.data.splits import split
@@ -35,6 +37,11 @@ class Comparison:
     def tokens(self) -> int:
         """Tokens of all its sequences."""
         return sum(map(len, self.sequences))
+
+    @cached_property
+    def computed_tokens(self) -> int:
+        """Tokens that are computed for them: what they share counts once."""
+        return self.tokens - (len(self.sequences) - 1) * shared_length(self.sequences)
 
     @property
     def pairs(self) -> int:

@@ -68,8 +68,9 @@ class RewardConfig:
     """Decides the head's initial weights and the order of the prompts."""
     micro_tokens: int = 8192
     """Tokens in one forward and backward pass, always whole prompts: bounds memory, changes no result."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Precision of the passes; weights and optimizer stay float32."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Precision of the passes; weights and optimizer stay float32. auto = what is faster here, measured
+    at the first start and kept in choices.json; always float32 for models narrower than 256."""
     device: str = "auto"
     """auto, cpu, cuda, mps."""
     profile: bool = False

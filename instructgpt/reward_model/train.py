@@ -11,7 +11,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from instructgpt.data.collate import pack_ids
+from instructgpt.data.collate import pack_shared
 from instructgpt.data.packing import plan_batches
 from instructgpt.data.records import read_demonstrations
 from instructgpt.errors import CheckError, CheckpointError, DataError
@@ -36,7 +36,7 @@ from instructgpt.reward_model.settings import RewardConfig
 from instructgpt.reward_model.summary import held_out_summary
 from instructgpt.reward_model.table import accuracy_table
 from instructgpt.runtime.checkpoint import Run, open_run
-from instructgpt.runtime.device import pick_device, pick_dtype, tune_malloc
+from instructgpt.runtime.device import pick_device, tune_malloc
 from instructgpt.runtime.flops import training_flops
 from instructgpt.runtime.memory import announce_memory, estimate_memory
 from instructgpt.runtime.optim import (
@@ -47,9 +47,10 @@ from instructgpt.runtime.optim import (
     restore_optimizer,
     set_lr,
 )
+from instructgpt.runtime.precision import settle
 from instructgpt.runtime.profile import phase, work
 from instructgpt.runtime.seeds import derive_seed
-from instructgpt.scoring.batches import score_ids
+from instructgpt.scoring.batches import last_hidden, score_ids
 from instructgpt.scoring.selftest import write_selftest
 from instructgpt.text.chat import render_reply
 from instructgpt.text.tokenizer import Tokenizer
@@ -88,13 +89,14 @@ def train_one(config: RewardConfig) -> dict[str, Any]:
     """
     tune_malloc()
     source, inputs = inputs_of(config)
-    device, dtype = pick_device(config.device), pick_dtype(config.dtype)
+    device = pick_device(config.device)
     with open_run(config.out, "reward", config, inputs) as run:
         if run.finished is not None:
             return run.finished
-        run.computes(device, dtype)
         tokenizer = Tokenizer.load(tokenizer_folder(source))
         model = _model(run, source, tokenizer, config, device)
+        dtype = settle(run.folder, config.dtype, model)
+        run.computes(device, dtype)
         rankings = read_comparisons(config, tokenizer, model.config.context)
         demonstrations = _demonstrations(config, tokenizer, model.config.context)
         stream = Stream(rankings.train, config.batch, config.seed, config.epochs)
@@ -114,11 +116,8 @@ def train_one(config: RewardConfig) -> dict[str, Any]:
                 batch = stream.batch(step)
                 tokens = sum(comparison.tokens for comparison in batch)
             with phase("update"):
-                loss, accuracy = accumulate(model, batch, config.micro_tokens, dtype)
-                norm = _update(model, optimizer, lr, config.clip, f"{run.folder}, step {done}")
-                work(training_flops(model, tokens, sum(len(comparison.ranks) for comparison in batch)))
+                measured = take_step(model, optimizer, batch, lr, config, dtype, f"{run.folder}, step {done}")
             speed = tokens / (time.monotonic() - clock)
-            measured = {"loss": loss, "accuracy": accuracy, "lr": lr, "grad_norm": norm}
             measured["tokens_per_second"] = round(speed, 1)
             if config.eval_every and done % config.eval_every == 0 and done < stream.steps:
                 with phase("evaluate"):
@@ -137,19 +136,41 @@ def train_one(config: RewardConfig) -> dict[str, Any]:
         return run.finish(summary)
 
 
+def take_step(
+    model: ScalarModel,
+    optimizer: torch.optim.Optimizer,
+    batch: Sequence[Comparison],
+    lr: float,
+    config: RewardConfig,
+    dtype: torch.dtype,
+    where: str,
+) -> dict[str, float]:
+    """One optimizer step on these prompts; returns `loss`, `accuracy`, `lr`, `grad_norm` (before clipping).
+
+    Raises:
+        CheckError: the gradient is not finite; nothing was changed. `where` says which step it was.
+    """
+    loss, accuracy = accumulate(model, batch, config.micro_tokens, dtype)
+    norm = _update(model, optimizer, lr, config.clip, where)
+    tokens = sum(comparison.computed_tokens for comparison in batch)
+    work(training_flops(model, tokens, sum(len(comparison.ranks) for comparison in batch)))
+    return {"loss": loss, "accuracy": accuracy, "lr": lr, "grad_norm": norm}
+
+
 def accumulate(
     model: ScalarModel, batch: Sequence[Comparison], micro_tokens: int, dtype: torch.dtype
 ) -> tuple[float, float]:
     """Add the gradient of Eq. 1 over these prompts to the model's; returns (loss, accuracy) of the step.
 
-    Every reply is forwarded once, whatever number of pairs it is in (field fault 27). The denominator is the
-    number of prompts in the whole batch, so the cut into micro-batches changes nothing but rounding.
+    Every reply is forwarded once, whatever number of pairs it is in (field fault 27), and what the replies
+    share, their prompt, is forwarded once for all of them. The denominator is the number of prompts in the
+    whole batch, so the cut into micro-batches changes nothing but rounding.
     """
     loss_sum = right = 0.0
     pairs = 0
-    for plan in plan_batches([comparison.tokens for comparison in batch], micro_tokens):
+    for plan in plan_batches([comparison.computed_tokens for comparison in batch], micro_tokens):
         part = [batch[i] for i in plan]
-        scores = score_sequences(model, [ids for comparison in part for ids in comparison.sequences], dtype)
+        scores = score_sequences(model, [comparison.sequences for comparison in part], dtype)
         ranks = torch.tensor([rank for comparison in part for rank in comparison.ranks], device=scores.device)
         counts = [len(comparison.ranks) for comparison in part]
         loss, _ = ranking_loss(scores, ranks, counts, prompts=len(batch))
@@ -159,14 +180,17 @@ def accumulate(
     return loss_sum, right / max(1, pairs)
 
 
-def score_sequences(model: ScalarModel, sequences: Sequence[Sequence[int]], dtype: torch.dtype) -> Tensor:
-    """Scores (n,) float32 at each sequence's last token, with gradients; the head meets those rows only."""
+def score_sequences(
+    model: ScalarModel, groups: Sequence[Sequence[Sequence[int]]], dtype: torch.dtype
+) -> Tensor:
+    """Scores (n,) float32 at each sequence's last token, group after group, with gradients.
+
+    What the sequences of a group share is computed once; the head meets the last tokens only.
+    """
     device = model.reward_bias.device
-    ids, positions, lengths = pack_ids(sequences)
-    last = (torch.tensor(lengths).cumsum(0) - 1).to(device)
     with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-        hidden = model(ids.to(device), positions.to(device), lengths)  # (N, D)
-    return model.score(hidden.index_select(0, last).float())
+        hidden = last_hidden(model, pack_shared(groups).to(device))  # (n, D)
+    return model.score(hidden)
 
 
 def validate(model: ScalarModel, held_out: Sequence[Comparison]) -> dict[str, float]:

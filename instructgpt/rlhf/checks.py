@@ -7,7 +7,7 @@ from torch import Tensor
 
 from instructgpt.errors import CheckError
 from instructgpt.model.heads import ScalarModel
-from instructgpt.rlhf.rollout import Micro, Rollout, micro_batches
+from instructgpt.rlhf.rollout import Micro, Rollout, autocast, micro_batches
 from instructgpt.rlhf.settings import PPOConfig
 from instructgpt.rlhf.update import Learner, Stats, policy_logprobs, policy_terms
 from instructgpt.scoring.batches import score_ids
@@ -77,8 +77,10 @@ def check_value_start(value: ScalarModel, rollout: Rollout, config: PPOConfig) -
     """
     rows = range(min(len(rollout.scores), config.batch // config.minibatches))
     scores = rollout.scores[: len(rows)]
-    difference = (score_ids(value, rollout.episodes.sequences(rows), config.max_tokens) - scores).abs()
-    if not bool((difference <= VALUE_TOLERANCE * scores.abs().clamp(min=1)).all()):
+    with autocast(value, config.dtype):
+        difference = (score_ids(value, rollout.episodes.sequences(rows), config.max_tokens) - scores).abs()
+    tolerance = HALF_TOLERANCE if config.dtype == "bfloat16" else VALUE_TOLERANCE
+    if not bool((difference <= tolerance * scores.abs().clamp(min=1)).all()):
         raise CheckError(
             "the value network gives other numbers than the reward model it was copied from, by up to "
             f"{difference.max().item():.2g}",

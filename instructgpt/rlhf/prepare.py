@@ -23,7 +23,7 @@ from instructgpt.rlhf.networks import Networks
 from instructgpt.rlhf.settings import PPOConfig
 from instructgpt.rlhf.update import Learner
 from instructgpt.runtime.checkpoint import Run, final_checkpoint
-from instructgpt.runtime.device import pick_device, pick_dtype
+from instructgpt.runtime.device import pick_device
 from instructgpt.runtime.memory import MemoryEstimate, estimate_memory
 from instructgpt.runtime.optim import Ema, adamw, optimizer_tensors, restore_optimizer
 from instructgpt.runtime.seeds import derive_seed
@@ -75,6 +75,8 @@ class Parts:
     """State of the alarms at the latest checkpoint."""
     stopped: str = ""
     """Why the run had ended when the latest checkpoint was written, if it had."""
+    old_logprobs: str = ""
+    """Whose log-probs the run takes, if that has been decided already."""
 
 
 def prompt_indices(prompts: int, batch: int, iteration: int, seed: int) -> list[int]:
@@ -147,7 +149,6 @@ def prepare(config: PPOConfig, inputs: dict[str, str | Path], run: Run) -> Parts
         ConfigError, CheckpointError, DataError: an input that is missing, foreign or does not fit the others.
     """
     device = pick_device(config.device)
-    run.computes(device, pick_dtype(config.dtype))
     folder = Path(inputs["model"])
     tokenizer = Tokenizer.load(tokenizer_folder(folder))
     networks = Networks(config, folder, run.latest, device)
@@ -166,7 +167,7 @@ def prepare(config: PPOConfig, inputs: dict[str, str | Path], run: Run) -> Parts
     value_init = _value_init(config, reward)
     policy = networks.policy()
     value = networks.value(value_init, str(inputs["reward"]), policy)
-    learner = _learner(policy, value, config)
+    learner = make_learner(policy, value, config)
     state, tensors = run.load_state()
     if run.latest is not None:
         _restore(learner, tensors, networks)
@@ -197,6 +198,7 @@ def prepare(config: PPOConfig, inputs: dict[str, str | Path], run: Run) -> Parts
         judge=judge,
         alarms=state.get("alarms"),
         stopped=str(state.get("stopped", "")),
+        old_logprobs=str(state.get("old_logprobs", "")),
     )
 
 
@@ -288,7 +290,8 @@ def _value_init(config: PPOConfig, reward: Reward) -> str:
     return config.value_init if config.value_init != "auto" else "reward" if is_model else "policy"
 
 
-def _learner(policy: LanguageModel, value: ScalarModel, config: PPOConfig) -> Learner:
+def make_learner(policy: LanguageModel, value: ScalarModel, config: PPOConfig) -> Learner:
+    """Policy and value network with their optimizers, and the average."""
     betas = (config.beta1, config.beta2)
     return Learner(
         policy=policy,

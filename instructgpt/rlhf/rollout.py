@@ -17,6 +17,7 @@ from instructgpt.generation.engine import Completion, Request, generate
 from instructgpt.generation.reply import reply_key
 from instructgpt.maths.logprobs import token_logprobs
 from instructgpt.model.heads import LanguageModel, ScalarModel
+from instructgpt.model.linear import forget_rounded
 from instructgpt.rlhf.settings import PPOConfig
 from instructgpt.runtime.flops import forward_flops
 from instructgpt.runtime.profile import work
@@ -141,6 +142,7 @@ def sample_episodes(
     seed: int,
     iteration: int,
     max_active: int = 64,
+    dtype: str = "float32",
 ) -> Episodes:
     """One reply to each prompt by ancestral sampling at `temperature`: no truncation of any kind (field fault
     12).
@@ -155,7 +157,9 @@ def sample_episodes(
         seen[prompt.id] = sample + 1
         key = reply_key(seed, iteration, prompt.id, sample)
         requests.append(Request(tuple(ids), key, max_new, temperature, stop_ids=stop_ids))
-    episodes = build_episodes(prompts, prompt_ids, generate(policy, requests, max_active=max_active))
+    with autocast(policy, dtype):
+        completions = generate(policy, requests, max_active=max_active)
+    episodes = build_episodes(prompts, prompt_ids, completions)
     replied = int(episodes.response_length.sum())
     work(forward_flops(policy, int(episodes.prompt_length.sum()) + replied, replied))
     return episodes
@@ -208,6 +212,13 @@ def micro_batches(
     return micros
 
 
+def reply_hidden(model: LanguageModel | ScalarModel, micro: Micro, dtype: str) -> Tensor:
+    """(n, D): the hidden state before each reply token, from which that token or its value is read."""
+    with autocast(model, dtype):
+        hidden: Tensor = model(micro.ids, micro.positions, micro.lengths, rows=micro.before)
+    return hidden
+
+
 @torch.no_grad()
 def episode_logprobs(
     model: LanguageModel,
@@ -219,9 +230,10 @@ def episode_logprobs(
     """(B, R) nats: log-probability of each reply token under `model` at `temperature`; 0 beyond the reply."""
     out = torch.zeros(episodes.response_ids.numel())
     for micro in micros:
+        hidden = reply_hidden(model, micro, dtype)
+        rounded = model.rounded_unembedding(torch_dtype(dtype))
         with autocast(model, dtype):
-            hidden = model(micro.ids, micro.positions, micro.lengths)[micro.before]
-            logprobs = token_logprobs(hidden, model.unembedding, micro.targets, temperature)
+            logprobs = token_logprobs(hidden, model.unembedding, micro.targets, temperature, rounded=rounded)
         work(forward_flops(model, *micro.size))
         out[micro.slots] = logprobs.float().cpu()
     return out.view_as(episodes.response_ids)
@@ -234,8 +246,7 @@ def episode_values(
     """(B, R) reward units: V of the state before each reply token; 0 beyond the reply."""
     out = torch.zeros(episodes.response_ids.numel())
     for micro in micros:
-        with autocast(model, dtype):
-            values = model.score(model(micro.ids, micro.positions, micro.lengths)[micro.before])
+        values = model.score(reply_hidden(model, micro, dtype))
         work(forward_flops(model, *micro.size))
         out[micro.slots] = values.float().cpu()
     return out.view_as(episodes.response_ids)
@@ -298,6 +309,10 @@ def score_rollout(
         old = episodes.rollout_logprobs
     else:
         old = episode_logprobs(policy, episodes, micros, config.temperature, config.dtype)
+    theirs = episode_logprobs(reference, episodes, micros, config.temperature, config.dtype)
+    values = episode_values(value, episodes, micros, config.dtype)
+    for model in (reference, value):  # the update begins with the policy's
+        forget_rounded(model)
     members = member_scores(reward, episodes) if isinstance(reward, Ensemble) else None
     failed = failures(reward) or 0
     scores = part_scores(reward, episodes, tokenizer) if members is None else Scores(members.mean(0))
@@ -305,8 +320,8 @@ def score_rollout(
     return Rollout(
         episodes=episodes,
         old_logprobs=old,
-        reference_logprobs=episode_logprobs(reference, episodes, micros, config.temperature, config.dtype),
-        values=episode_values(value, episodes, micros, config.dtype),
+        reference_logprobs=theirs,
+        values=values,
         scores=scores.total,
         member_scores=members,
         part_scores=scores.parts,
@@ -318,3 +333,8 @@ def autocast(model: LanguageModel | ScalarModel, dtype: str) -> torch.autocast:
     """The precision of a forward pass: bfloat16 products on float32 weights, or nothing for float32."""
     kind = next(model.parameters()).device.type
     return torch.autocast(kind, torch.bfloat16, enabled=dtype == "bfloat16")
+
+
+def torch_dtype(dtype: str) -> torch.dtype:
+    """What `autocast` computes in: float32 as long as auto is not settled."""
+    return torch.bfloat16 if dtype == "bfloat16" else torch.float32

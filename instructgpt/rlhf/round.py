@@ -54,6 +54,7 @@ def sample(parts: Parts, source: PromptSet, config: PPOConfig, iteration: int) -
         seed=config.seed,
         iteration=iteration,
         max_active=config.max_active,
+        dtype=config.dtype,
     )
 
 

@@ -132,9 +132,10 @@ class PPOConfig:
     value_init: Literal["auto", "reward", "policy"] = "auto"
     """Where the value network starts: from the reward model ([P]), or from the SFT body with a head of zeros;
     auto = reward where it is a checkpoint."""
-    old_logprobs: Literal["update", "rollout"] = "update"
+    old_logprobs: Literal["auto", "update", "rollout"] = "auto"
     """Who computes log-probs before the update: the update's own forward pass, or the sampler, which saves
-    one pass and is refused at the start unless both agree to 1e-4 in float32. Ours."""
+    one pass and is refused at the start unless both agree to 1e-4 in float32. auto = in the first round both,
+    and from then on the sampler where they agreed so. Ours."""
 
     lora_rank: int = 0
     """Train low-rank adapters of this rank over the frozen model instead of all its weights, and save only
@@ -164,8 +165,9 @@ class PPOConfig:
     """Replies sampled at the same time: bounds memory, changes no reply."""
     device: str = "auto"
     """auto, cpu, cuda, mps."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Precision of the passes of scoring and update; weights and optimizer stay float32."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Precision of all passes; weights that learn and the optimizer stay float32. auto = what is faster here,
+    measured at the first start and kept in choices.json; always float32 for models narrower than 256."""
     profile: bool = False
     """Say at the end where the time went, phase by phase, and write it to profile.md."""
     trace_steps: int = 0

@@ -8,6 +8,7 @@ from typing import Any
 
 from instructgpt.maths.kl import adapt_coefficient
 from instructgpt.rlhf.alarms import Alarm, Alarms
+from instructgpt.rlhf.precision import settle_old_logprobs, settle_precision
 from instructgpt.rlhf.prepare import Parts, memory_of, prepare, resolve, save
 from instructgpt.rlhf.reward import Rewards
 from instructgpt.rlhf.rollout import Rollout
@@ -17,7 +18,7 @@ from instructgpt.runtime.checkpoint import Run, open_run
 from instructgpt.runtime.device import tune_malloc
 from instructgpt.runtime.memory import announce_memory
 from instructgpt.runtime.metrics import MetricsLog
-from instructgpt.runtime.profile import phase
+from instructgpt.runtime.profile import phase, throughput
 
 __all__ = ["PPOConfig", "train"]
 
@@ -42,6 +43,7 @@ def train(config: PPOConfig) -> dict[str, Any]:
         if run.finished is not None:
             return run.finished
         parts = prepare(config, inputs, run)
+        config = settle_precision(run, parts, config)
         memory = memory_of(parts, config)
         announce_memory("ppo", memory, config.max_tokens)
         beta, first, last = parts.kl_coefficient, parts.first, parts.last
@@ -50,7 +52,8 @@ def train(config: PPOConfig) -> dict[str, Any]:
 
         def write_checkpoint() -> None:
             state = {"kl_coefficient": beta, "first": first, "last": last, "stopped": stopped}
-            save(run, finished, parts, config, state | {"alarms": alarms.state()})
+            state |= {"old_logprobs": config.old_logprobs, "alarms": alarms.state()}
+            save(run, finished, parts, config, state)
 
         MetricsLog(run.folder / "alarms.jsonl", run.start).close()  # drops alarms of rounds to be done again
         for iteration in run.steps(run.start, run.start if stopped else config.iterations, config.save_every):
@@ -59,6 +62,7 @@ def train(config: PPOConfig) -> dict[str, Any]:
             with phase("scoring"):
                 judged = judge(parts, episodes, config, beta)
             rollout, rewards = judged.rollout, judged.rewards
+            config = settle_old_logprobs(rollout, config)
             if iteration == run.start:
                 check(parts, judged, config, fresh=iteration == 0)
             kl = rewards.kl.mean().item()
@@ -97,13 +101,7 @@ def _speed(timing: dict[str, float], rollout: Rollout) -> dict[str, float]:
     episodes = rollout.episodes
     replied = int(episodes.response_length.sum())
     tokens = replied + int(episodes.prompt_length.sum())
-    phases = ("rollout", "scoring", "update", "ptx")
-    seconds = sum(timing.get(f"seconds_{name}", 0.0) for name in phases)
-    return {
-        "tokens_per_second": tokens / seconds,
-        "rollout_tokens_per_second": replied / timing["seconds_rollout"],
-        **timing,
-    }
+    return throughput(timing, tokens, replied)
 
 
 def _announce(run: Run, alarms: Sequence[Alarm]) -> None:

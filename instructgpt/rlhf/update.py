@@ -19,9 +19,9 @@ from instructgpt.errors import CheckError
 from instructgpt.maths.logprobs import token_logprobs_and_entropy
 from instructgpt.maths.ppo import explained_variance, policy_loss, value_loss
 from instructgpt.model.heads import LanguageModel, ScalarModel
-from instructgpt.rlhf.rollout import Micro, Rollout, autocast, micro_batches
+from instructgpt.model.linear import forget_rounded
+from instructgpt.rlhf.rollout import Micro, Rollout, autocast, micro_batches, reply_hidden, torch_dtype
 from instructgpt.rlhf.settings import PPOConfig
-from instructgpt.runtime.device import pick_dtype
 from instructgpt.runtime.flops import training_flops
 from instructgpt.runtime.optim import Ema, clip_gradients
 from instructgpt.runtime.profile import phase, work
@@ -61,7 +61,8 @@ def update(
     taken, but `ratio_max` is the largest and `skipped_steps` the number of steps that policy or value network
     skipped, their loss or gradient not being finite (field fault 21): weights, optimizer and average then
     stay as they were. In the first `value_warmup` rounds the policy rests and has no metrics. Units: losses
-    as in `maths.ppo`, `ptx_loss` and `entropy` in nats per token.
+    as in `maths.ppo`, `ptx_loss` and `entropy` in nats per token. Where the old log-probs are the sampler's,
+    `rollout_drift` is how far they are off the first step's pass, mean absolute nats.
 
     Raises:
         CheckError: the last `max_skipped` steps in a row were skipped; the last checkpoint stays good.
@@ -88,7 +89,10 @@ def update(
             if learner.skipped_in_a_row >= config.max_skipped:
                 raise _refuse(" and of the ".join(failed), config.max_skipped)
     metrics = _means(history["policy"]) | _means(history["value network"])
+    metrics.pop("drift", None)
     if history["policy"]:
+        if config.old_logprobs == "rollout":
+            metrics["rollout_drift"] = history["policy"][0]["drift"]
         metrics["ratio_max"] = max(stats["ratio_max"] for stats in history["policy"])
     metrics["explained_variance"] = explained_variance(rollout.values, returns, rollout.mask).item()
     return metrics | {"skipped_steps": float(skipped)}
@@ -107,7 +111,9 @@ def _policy_step(
     if documents is not None:
         with phase("ptx"):
             stats["ptx_loss"] = ptx_gradients(learner.policy, documents, config)
-    if not _step(learner.policy_optimizer, "policy_grad_norm", stats, config.grad_clip):
+    taken = _step(learner.policy_optimizer, "policy_grad_norm", stats, config.grad_clip)
+    forget_rounded(learner.policy)  # of before the step; the value network's take their place
+    if not taken:
         return None
     if learner.ema is not None:
         learner.ema.update(learner.policy)
@@ -119,7 +125,9 @@ def _value_step(
 ) -> Stats | None:
     """One optimizer step of the value network; returns the statistics, None if skipped."""
     stats = value_gradients(learner.value, minibatch, rollout, returns, config)
-    return stats if _step(learner.value_optimizer, "value_grad_norm", stats, config.grad_clip) else None
+    taken = _step(learner.value_optimizer, "value_grad_norm", stats, config.grad_clip)
+    forget_rounded(learner.value)
+    return stats if taken else None
 
 
 def ppo_gradients(
@@ -143,9 +151,12 @@ def ppo_gradients(
 
 def policy_logprobs(policy: LanguageModel, micro: Micro, config: PPOConfig) -> tuple[Tensor, Tensor]:
     """(log-probability, entropy), each (n,) in nats, of the policy at a micro-batch's reply tokens."""
+    hidden = reply_hidden(policy, micro, config.dtype)
+    rounded = policy.rounded_unembedding(torch_dtype(config.dtype))
     with autocast(policy, config.dtype):
-        hidden = policy(micro.ids, micro.positions, micro.lengths)[micro.before]  # (n, D)
-        return token_logprobs_and_entropy(hidden, policy.unembedding, micro.targets, config.temperature)
+        return token_logprobs_and_entropy(
+            hidden, policy.unembedding, micro.targets, config.temperature, rounded=rounded
+        )
 
 
 def policy_terms(
@@ -155,7 +166,8 @@ def policy_terms(
     old, advantage = _at(rollout.old_logprobs, micro), _at(advantages, micro)
     everything = torch.ones_like(micro.targets, dtype=torch.bool)  # packed: only reply tokens are here
     loss, stats = policy_loss(logprobs, old, advantage, everything, config.clip, count)
-    return loss, {"policy_loss": loss.detach(), **stats}
+    drift = (logprobs.detach() - old).abs().sum() / count
+    return loss, {"policy_loss": loss.detach(), "drift": drift, **stats}
 
 
 def ptx_gradients(policy: LanguageModel, documents: Sequence[Sequence[int]], config: PPOConfig) -> float:
@@ -166,7 +178,7 @@ def ptx_gradients(policy: LanguageModel, documents: Sequence[Sequence[int]], con
     """
     examples = all_counted(documents)
     work(training_flops(policy, sum(map(len, documents)), counted(examples)))
-    return accumulate(policy, examples, config.ptx_coef, config.max_tokens, pick_dtype(config.dtype))
+    return accumulate(policy, examples, config.ptx_coef, config.max_tokens, torch_dtype(config.dtype))
 
 
 def value_gradients(
@@ -176,9 +188,7 @@ def value_gradients(
     count = _tokens(minibatch)
     totals: Stats = {}
     for micro in minibatch:
-        with autocast(value, config.dtype):
-            hidden = value(micro.ids, micro.positions, micro.lengths)[micro.before]
-            values = value.score(hidden)
+        values = value.score(reply_hidden(value, micro, config.dtype))
         everything = torch.ones_like(micro.targets, dtype=torch.bool)
         old, wanted = _at(rollout.values, micro), _at(returns, micro)
         loss, stats = value_loss(values, old, wanted, everything, config.value_clip, count)

@@ -24,13 +24,15 @@ def summed_loss(model: LanguageModel, batch: PackedBatch, dtype: torch.dtype, dr
     """Sum of -log p over the tokens that count, in nats; scalar. Only their rows meet the vocabulary."""
     batch = batch.to(model.unembedding.device)
     rows = batch.train_mask.nonzero().squeeze(1)
-    with torch.autocast(rows.device.type, dtype, enabled=dtype != torch.float32):
+    half = dtype != torch.float32
+    with torch.autocast(rows.device.type, dtype, enabled=half):
         # Where most tokens count, taking them out costs more than the last layer saves.
         few = 0 < len(rows) < MOST_ROWS * len(batch.ids)
         hidden = model(batch.ids, batch.positions, batch.lengths, dropout=dropout, rows=rows if few else None)
-    hidden = (hidden if few else hidden.index_select(0, rows)).to(dtype)  # (n, D)
+    hidden = hidden if few else hidden.index_select(0, rows)  # (n, D)
+    hidden, rounded = (hidden.to(dtype), model.rounded_unembedding(dtype)) if half else (hidden, None)
     targets = batch.target_ids.index_select(0, rows)
-    return cross_entropy(hidden, model.unembedding, targets, rounded=model.rounded_unembedding(dtype))
+    return cross_entropy(hidden, model.unembedding, targets, rounded=rounded)
 
 
 def all_counted(sequences: Sequence[Sequence[int]]) -> list[Rendered]:

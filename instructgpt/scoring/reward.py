@@ -57,6 +57,8 @@ class RewardModel:
 
     def __init__(self, model: ScalarModel, tokenizer: Tokenizer, name: str = "reward model") -> None:
         self.model, self.tokenizer, self.name = model, tokenizer, name
+        self.dtype = torch.float32
+        """Precision of the passes."""
 
     @classmethod
     def load(
@@ -80,7 +82,9 @@ class RewardModel:
 
         The ids must be of this model's tokenizer.
         """
-        return score_ids(self.model, sequences, max_tokens)
+        kind = self.model.head.weight.device.type
+        with torch.autocast(kind, self.dtype, enabled=self.dtype != torch.float32):
+            return score_ids(self.model, sequences, max_tokens)
 
     def score(self, prompts: Sequence[Sequence[Message]], replies: Sequence[str]) -> list[float]:
         """Scores of replies as texts; each is read as a finished reply, at its end-of-turn.

@@ -73,31 +73,33 @@ def final(summary: dict[str, Any]) -> Path:
     return Path(summary["out"]) / summary["checkpoint"]
 
 
-def comparisons() -> list[Comparison]:
-    """Rankings of 2 to 5 replies of 1 to 12 tokens, with ties."""
+def comparisons(prompt: int = 0) -> list[Comparison]:
+    """Rankings of 2 to 5 replies of 1 to 12 tokens, with ties; each after a prompt of so many tokens."""
     generator = torch.Generator().manual_seed(0)
     made = []
     for ranks in ([1, 2], [1, 2, 2, 3], [2, 1, 1], [5, 4, 3, 2, 1], [1, 1, 2], [2, 1]):
         lengths = torch.randint(1, 13, (len(ranks),), generator=generator).tolist()
-        made.append(
-            Comparison([torch.randint(0, 50, (n,), generator=generator).tolist() for n in lengths], ranks)
-        )
+        replies = [torch.randint(0, 50, (n,), generator=generator).tolist() for n in lengths]
+        asked = torch.randint(0, 50, (prompt,), generator=generator).tolist()
+        made.append(Comparison([asked + reply for reply in replies], ranks))
     return made
 
 
 def model() -> ScalarModel:
-    return new_scalar_model(ModelConfig.llama(vocab_size=50, width=16, layers=2, heads=2, context=16), seed=1)
+    return new_scalar_model(ModelConfig.llama(vocab_size=50, width=16, layers=2, heads=2, context=48), seed=1)
 
 
 def gradient(of: ScalarModel) -> list[torch.Tensor]:
     return [parameter.grad.clone() for parameter in of.parameters() if parameter.grad is not None]
 
 
+@pytest.mark.parametrize("prompt", [0, 30])
 def test_the_step_is_the_naive_mean_over_pairs_and_each_reply_is_forwarded_once(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, prompt: int
 ) -> None:
-    """Reviewer's invariant 5, field fault 27: Eq. 1 written out pair by pair, each reply alone."""
-    batch, ours, naive = comparisons(), model(), model()
+    """Reviewer's invariant 5, field fault 27: Eq. 1 written out pair by pair, each reply alone, while ours
+    computes the prompt once for all of them."""
+    batch, ours, naive = comparisons(prompt), model(), model()
     per_prompt = []
     for comparison in batch:
         scores = []
@@ -116,13 +118,14 @@ def test_the_step_is_the_naive_mean_over_pairs_and_each_reply_is_forwarded_once(
     forwarded: list[int] = []
     original = ScalarModel.forward
 
-    def counting(self: ScalarModel, ids: torch.Tensor, *rest: Any) -> torch.Tensor:
+    def counting(self: ScalarModel, ids: torch.Tensor, *rest: Any, **named: Any) -> torch.Tensor:
         forwarded.append(len(ids))
-        return original(self, ids, *rest)
+        return original(self, ids, *rest, **named)
 
     monkeypatch.setattr(ScalarModel, "forward", counting)
     loss, _ = accumulate(ours, batch, 1000, torch.float32)
-    assert forwarded == [sum(comparison.tokens for comparison in batch)]
+    replies = sum(comparison.tokens - prompt * len(comparison.ranks) for comparison in batch)
+    assert forwarded == [prompt * len(batch) + replies] == [sum(c.computed_tokens for c in batch)]
     assert loss == pytest.approx(expected.item(), abs=1e-6)
     for one, other in zip(gradient(ours), gradient(naive), strict=True):
         torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-4)

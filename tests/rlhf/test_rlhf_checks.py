@@ -80,7 +80,9 @@ def test_dropout_in_the_update_is_refused(tiny, start, learner_of, monkeypatch) 
     config = tiny.config()
     policy, value, rollout, advantages = start(config)
     clean = policy.transformer.forward
-    monkeypatch.setattr(policy.transformer, "forward", lambda *arguments: clean(*arguments[:5], 0.2, *arguments[6:]))
+    monkeypatch.setattr(
+        policy.transformer, "forward", lambda *arguments: clean(*arguments[:5], 0.2, *arguments[6:])
+    )
     with pytest.raises(CheckError, match="ratio is off 1"):
         check_start(learner_of(policy, value, config), rollout, advantages, config)
 

@@ -156,8 +156,9 @@ def _coerce(value: Any, kind: Any, where: str) -> Any:
         if value not in known:
             raise ConfigError(f"{value!r} is not known", where, near(str(value), known))
         return value
-    if origin in (types.UnionType, typing.Union):  # only `X | None` occurs; TOML has no None
-        kind = next(part for part in typing.get_args(kind) if part is not types.NoneType)
+    if origin in (types.UnionType, typing.Union):  # TOML has no None
+        kinds = [part for part in typing.get_args(kind) if part is not types.NoneType]
+        kind = next((part for part in kinds if type(value) is part), kinds[0])
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if isinstance(kind, type) and (

@@ -18,8 +18,9 @@ def run(config: EvalConfig) -> dict[str, Any]:
         ConfigError: the flags belong to different ways; and what each of them raises.
     """
     samples = isinstance(config.samples, str)
-    if config.suite and (samples or config.prompts or config.judge):
-        other = "--samples FILE" if samples else "--prompts" if config.prompts else "--judge"
+    if config.suite and (samples or config.prompts or config.judge or config.text):
+        given = {"--samples FILE": samples, "--prompts": config.prompts, "--judge": config.judge}
+        other = next((flag for flag, value in given.items() if value), "--text")
         raise ConfigError(f"--suite and {other} are different evaluations", other, "run them one by one")
     if config.report and (samples or config.suite or config.prompts):
         cure = "evaluate first, then write the report"

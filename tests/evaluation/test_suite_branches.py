@@ -158,9 +158,16 @@ def test_a_question_costs_its_context_once(monkeypatch: pytest.MonkeyPatch) -> N
     assert met == 1 + (3 + 1 + 7 - 3) + 1 + (2 + 2 - 2)
 
 
-def test_few_rows_of_the_cache_are_enough(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(branches, "CACHE_BYTES", 1)
-    assert_as_alone(lively(LLAMA), drawn(CHOICES))
+@pytest.mark.parametrize("beginning", [(), tuple(range(40))], ids=["alone", "head"])
+@pytest.mark.parametrize("tokens", [0, 100])
+def test_few_rows_of_the_cache_are_enough(
+    tokens: int, beginning: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Room for `tokens` tokens: the longest text is read alone, the short ones several at a time."""
+    per_token = 2 * LLAMA.layers * LLAMA.kv_heads * LLAMA.head_dim * 8  # keys and values in float64
+    monkeypatch.setattr(branches, "CACHE_BYTES", tokens * per_token)
+    lengths = [(40, [20, 20]), *[(8, [2, 3])] * 12]
+    assert_as_alone(lively(LLAMA), drawn(lengths, beginning=beginning), max_tokens=60)
 
 
 def test_finished_continuations_are_counted() -> None:

@@ -13,7 +13,9 @@ import pytest
 import torch
 
 from instructgpt.cli import main
+from instructgpt.config import parse
 from instructgpt.errors import ConfigError, ServiceError
+from instructgpt.evaluation.eval_settings import EvalConfig
 from instructgpt.evaluation.suite import run as suite_run
 from instructgpt.evaluation.suite.asking import answer_all
 from instructgpt.evaluation.suite.local import LocalModel
@@ -202,6 +204,9 @@ def test_examples_are_the_same_for_all_items_but_never_the_item_itself(
         (["--option", "x"], "sets nothing"),
         (["--limit", "-1"], "negative"),
         (["--prompts", "x.jsonl"], "--suite and --prompts are different"),
+        (["--text", "x.txt"], "--suite and --text are different"),
+        (["--samples", "x.jsonl"], "--suite and --samples FILE are different"),
+        (["--samples", "-3"], "negative"),
         (["--models", "first=x"], "two models are called first"),
     ],
 )
@@ -405,3 +410,12 @@ def test_nobody_at_the_server() -> None:
     server.server_close()
     with pytest.raises(ServiceError, match="nobody answers there"):
         open_handle(f"http://127.0.0.1:{free}/v1")
+
+
+def test_samples_are_a_number_or_a_file(tmp_path: Path) -> None:
+    """`--samples` says how many are kept, or names a file of released ones; in a TOML file too."""
+    assert parse(EvalConfig, ["--samples", "7"], "eval").samples == 7
+    assert parse(EvalConfig, ["--samples", "x.jsonl"], "eval").samples == "x.jsonl"
+    for text, value in (("samples = 20", 20), ('samples = "x.csv"', "x.csv")):
+        (tmp_path / "c.toml").write_text(text, encoding="utf-8")
+        assert parse(EvalConfig, ["--config", str(tmp_path / "c.toml")], "eval").samples == value

@@ -112,24 +112,21 @@ def likelihoods(
     Raises:
         DataError: a continuation alone is longer than the model's context, or one of the two is empty.
     """
-    trees = grow(cut(pairs, context or model.config.context))
+    planned = grow(cut(pairs, context or model.config.context))
     sums = _Sums(torch.zeros(len(pairs), dtype=torch.float64), torch.zeros(len(pairs), dtype=torch.int64))
-    head = shared_head(trees)
+    head = shared_head(planned)
     reader = _Reader(model, head, sums)
-    single = [tree for tree in trees if not head and not tree.branch_tokens]
-    several = [tree for tree in trees if head or tree.branch_tokens]
+    single = [tree for tree in planned if not head and not tree.branch_tokens]
+    several = [tree for tree in planned if head or tree.branch_tokens]
     for batch in plan_batches([len(tree.fed) for tree in single], max_tokens):
         reader.read_single([single[i] for i in batch])
         _report([single[i] for i in batch], on_done)
-    costs = [tree.tokens - len(head) for tree in several]
-    if several:
-        longest = max(tree.tokens for tree in several)
-        rows = rows_for_memory(model, longest, CACHE_BYTES)
-        for batch in plan_batches(costs, max_tokens):
-            for start in range(0, len(batch), rows):
-                part = [several[i] for i in batch[start : start + rows]]
-                reader.read_trees(part)
-                _report(part, on_done)
+    for batch in plan_batches([tree.tokens - len(head) for tree in several], max_tokens):
+        trees = [several[i] for i in batch]
+        rows = reader.rows(trees)
+        for start in range(0, len(trees), rows):
+            reader.read_trees(trees[start : start + rows])
+            _report(trees[start : start + rows], on_done)
     return [
         Likelihood(nats, len(continuation), misses == 0)
         for nats, misses, (_, continuation) in zip(
@@ -161,8 +158,8 @@ class _Reader:
 
     def read_trees(self, trees: Sequence[Tree]) -> None:
         """Trees with branches, or behind the kept head: first the stems, then the branches of all rows."""
-        cache = self._room(len(trees), max(tree.tokens for tree in trees))
-        head = len(self._head)
+        cache, head = self._cache, len(self._head)
+        assert cache is not None, "rows() makes the cache"
         cache.lengths[:] = head
         picks = _Picks()
         stems = [tree.fed[head:] for tree in trees]
@@ -206,15 +203,26 @@ class _Reader:
         places = (positions + stems).to(self._device)
         return self._model(ids.to(self._device), places, sizes, cache, slots), _starts(sizes)
 
-    def _room(self, rows: int, tokens: int) -> _TreeCache:
-        """A cache of so many rows, each of which begins with the head."""
+    def rows(self, trees: Sequence[Tree]) -> int:
+        """How many of these trees may be read at a time: as many as the memory for keys and values holds.
+
+        Shorter trees would allow more rows than the cache has; it is made anew only for twice as many.
+        """
+        longest = max(tree.tokens for tree in trees)
+        wanted = min(2 * len(trees), rows_for_memory(self._model, longest, CACHE_BYTES))
         cache = self._cache
-        if cache is None or cache.slots < rows or cache.capacity < tokens:
-            config, weight = self._model.config, self._model.unembedding
-            cache = self._cache = _TreeCache(config, rows, tokens, weight.dtype, weight.device)
-            if self._head:
-                self._pass([self._head], [0], cache)
-                cache.move([0], list(range(1, rows))) if rows > 1 else None
+        if cache is None or cache.capacity < longest or cache.slots * 2 <= wanted:
+            self._cache = cache = self._new_cache(wanted, longest)
+        return cache.slots
+
+    def _new_cache(self, rows: int, tokens: int) -> _TreeCache:
+        """A cache of so many rows, each of which begins with the head."""
+        config, weight = self._model.config, self._model.unembedding
+        cache = _TreeCache(config, rows, tokens, weight.dtype, weight.device)
+        if self._head:
+            self._pass([self._head], [0], cache)
+            if rows > 1:
+                cache.move([0], list(range(1, rows)))
         return cache
 
     def _add(self, hidden: Tensor, picks: _Picks) -> None:

@@ -61,17 +61,17 @@ class LocalModel:
         dtype: torch.dtype | None = None,
         chat: bool = False,
         bos: Bos = "auto",
+        identity: dict[str, str] | None = None,
     ) -> LocalModel:
         """Open a checkpoint, a stage's folder or a Hugging Face folder; see `models.open_handle`."""
         path = final_checkpoint(spec)
         model, tokenizer = open_model(path, device, dtype or torch.float32)
-        identity = {"weights": hash_path(path)}
         return cls(
             model,
             tokenizer,
             name=name or Path(spec).name,
             spec=spec,
-            identity=identity,
+            identity=identity or {"weights": hash_path(path)},
             chat=chat,
             bos=bos,
         )

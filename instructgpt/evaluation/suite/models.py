@@ -90,6 +90,7 @@ def open_handle(
     dtype: torch.dtype | None = None,
     chat: bool = False,
     bos: Bos = "auto",
+    identity: dict[str, str] | None = None,
 ) -> Handle:
     """Open a model.
 
@@ -101,6 +102,7 @@ def open_handle(
         chat: see `Handle`.
         bos: whether texts begin with the token that begins a document; `auto` as the tokenizer's own rules
             say, and always for the tokenizers that we train.
+        identity: of a folder where it is known already (see `identify`), so that it is not hashed twice.
 
     Raises:
         ConfigError, CheckpointError, ServiceError: it can't be opened.
@@ -111,7 +113,7 @@ def open_handle(
         return ServerModel.connect(spec, name=name, chat=chat, token=os.environ.get(TOKEN, ""))
     from instructgpt.evaluation.suite.local import LocalModel
 
-    return LocalModel.load(spec, name=name, device=device, dtype=dtype, chat=chat, bos=bos)
+    return LocalModel.load(spec, name=name, device=device, dtype=dtype, chat=chat, bos=bos, identity=identity)
 
 
 def named_models(specs: Sequence[str]) -> dict[str, str]:

@@ -89,7 +89,13 @@ def _evaluate(
             if handle is None:
                 device = pick_device(config.device)
                 handle = open_handle(
-                    spec, name=name, device=device, dtype=pick_dtype(config.dtype), chat=chat, bos=config.bos
+                    spec,
+                    name=name,
+                    device=device,
+                    dtype=pick_dtype(config.dtype),
+                    chat=chat,
+                    bos=config.bos,
+                    identity=dict(identity),
                 )
             seconds = _work(problem, handle, file, config.seed)
             model = {"name": name, "spec": spec, "identity": dict(identity)}

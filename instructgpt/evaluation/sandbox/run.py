@@ -28,7 +28,7 @@ from instructgpt.errors import ConfigError
 CPU_SECONDS = 3
 """As the time limit of HumanEval's own script; processor time, so that a busy machine changes no verdict."""
 MEMORY_BYTES = 1 << 30
-_WALL_FACTOR = 10  # a program that sleeps is ended after so many times its processor time
+_WALL_FACTOR = 20  # a program that sleeps is ended after so many times its processor time
 _MOST_SAID = 4096
 
 
@@ -51,7 +51,7 @@ def run_program(
     """Run a program to its end. It passes if no exception leaves it; leaving early is a failure.
 
     Args:
-        cpu_seconds: processor time; ten times as much of the clock's.
+        cpu_seconds: processor time; twenty times as much of the clock's.
         memory_bytes: address space (not limited on macOS).
         filtered: behind the filter of system calls; see `can_filter`.
 

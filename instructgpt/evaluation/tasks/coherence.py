@@ -56,17 +56,15 @@ def make(options: Options) -> Task:
             return scored
         if not opened:
             opened.append(open_handle(base))
+        said = [i for i, one in enumerate(scored) if one.shown["reply"]]
         asks = [
-            Choices(item.data["text"], (_after(item.data["text"], one.shown["reply"]),))
-            for item, one in zip(items, scored, strict=True)
+            Choices(items[i].data["text"], (_after(items[i].data["text"], scored[i].shown["reply"]),))
+            for i in said
         ]
-        found = opened[0].choices(asks)
-        return [
-            Scored(
-                {**one.scores, "base_nats": -part[0].nats, "base_tokens": float(part[0].tokens)}, one.shown
-            )
-            for one, part in zip(scored, found, strict=True)
-        ]
+        for i, (found,) in zip(said, opened[0].choices(asks), strict=True):
+            under = {"base_nats": -found.nats, "base_tokens": float(found.tokens)}
+            scored[i] = Scored({**scored[i].scores, **under}, scored[i].shown)
+        return scored
 
     metrics = [
         Metric("repetition4", better="lower"),
@@ -134,5 +132,7 @@ def _score(item: Item, reply: Answer) -> Scored:
 
 def _perplexity(columns: Mapping[str, Array]) -> float:
     """exp of the mean negative log-probability of a reply's tokens under the base model."""
+    if "base_tokens" not in columns:  # every reply was empty
+        return math.nan
     tokens = float(np.nansum(columns["base_tokens"]))
     return math.exp(float(np.nansum(columns["base_nats"])) / tokens) if tokens else math.nan

@@ -41,12 +41,14 @@ def wmt15_fr_en(options: Options) -> Task:
 
 def wmt14_fr_en(options: Options) -> Task:
     """WMT 2014, French to English: GPT-3's translation task."""
-    return _task("wmt14_fr_en", "fr", "en", ("newstest2014-fren-*", "wmt14.fr-en.*", "wmt14*fr-en*"))
+    files = ("newstest2014-fren-*", "wmt14.fr-en.*", "wmt14*fr-en*")
+    return _task("wmt14_fr_en", "fr", "en", files, hub="wmt/wmt14:fr-en/test-00000-of-00001.parquet")
 
 
 def wmt14_en_de(options: Options) -> Task:
     """WMT 2014, English to German."""
-    return _task("wmt14_en_de", "en", "de", ("newstest2014-deen-*", "wmt14.en-de.*", "wmt14*en-de*"))
+    files = ("newstest2014-deen-*", "wmt14.en-de.*", "wmt14*en-de*")
+    return _task("wmt14_en_de", "en", "de", files, hub="wmt/wmt14:de-en/test-00000-of-00001.parquet")
 
 
 def multi30k_en_fr(options: Options) -> Task:
@@ -81,7 +83,12 @@ _SOURCES = {
 
 
 def _task(
-    name: str, source: str, target: str, files: tuple[str, ...], shot_files: tuple[str, ...] = ()
+    name: str,
+    source: str,
+    target: str,
+    files: tuple[str, ...],
+    shot_files: tuple[str, ...] = (),
+    hub: str = "",
 ) -> Task:
     tokenizer = "zh" if target == "zh" else "13a"
     instruction = f"Translate the following sentences from {_LANGUAGES[source]} into {_LANGUAGES[target]}."
@@ -107,6 +114,7 @@ def _task(
         score=each(score),
         metrics=(Metric("bleu", bleu, unit="points"), Metric("chrf", chrf, unit="points")),
         shot_files=shot_files,
+        hub=(hub,) if hub else (),
         source=f"{_SOURCES[name.partition('_')[0]]}; sacrebleu tok:{tokenizer}",
     )
 

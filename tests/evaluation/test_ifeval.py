@@ -9,7 +9,7 @@ import pytest
 
 from instructgpt.errors import DataError
 from instructgpt.evaluation.ifeval.instructions import KINDS, Instruction
-from instructgpt.evaluation.ifeval.language import language_of, sentences, tokens
+from instructgpt.evaluation.ifeval.language import capital_words, language_of, sentences
 from instructgpt.evaluation.ifeval.verdicts import forms, judge
 from instructgpt.evaluation.suite.task import Generated, Options
 from instructgpt.evaluation.tasks.ifeval import make
@@ -112,9 +112,74 @@ def test_sentences_and_tokens() -> None:
         "Mr. Brown met J. R. Smith in the U.S. on Monday.",
         "It rained.",
     ]
-    assert tokens('He said "NO" (twice), didn\'t he?') == [
-        *("He", "said", "``", "NO", "''", "(", "twice", ")", ",", "did", "n't", "he", "?")
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        ("I said STOP-NOW, OK?", 3),
+        ("DON'T go: I'M HERE.", 5),  # DO N'T I 'M HERE
+        ("It ISN'T. WE CANNOT!", 5),  # IS N'T WE CAN NOT
+        ('He said "NO"(NOT twice)--EVER...NEVER', 4),
+        ("A/b *C* [D]: E,F 3,5 U.S.", 5),  # C D E F U.S.; A/b is one word
+        ("the 'OLD' o'clock O'BRIEN", 2),
+    ],
+)
+def test_words_in_capitals(text: str, count: int) -> None:
+    assert capital_words(text) == count
+
+
+@pytest.mark.slow
+def test_words_in_capitals_are_nltks() -> None:
+    """Against NLTK itself, on texts that hold what its rules part."""
+    from nltk.tokenize.destructive import NLTKWordTokenizer
+
+    draw = random.Random(0)
+    pieces = [
+        "A",
+        "b",
+        "DO",
+        "N'T",
+        "N'T.",
+        "I",
+        "'M",
+        "'s",
+        "CAN",
+        "NOT",
+        "GON",
+        "NA",
+        "'",
+        '"',
+        ",",
+        ".",
+        "..",
+        "-",
     ]
+    pieces += [
+        "--",
+        ":",
+        "3",
+        "(",
+        ")",
+        "*",
+        "’",
+        "“",
+        "'T",
+        "IS",
+        "\n",
+        "/",
+        "?",
+        "D",
+        "'YE",
+        "LEM",
+        "ME",
+        "`",
+        "...",
+    ]
+    for _ in range(3000):
+        text = "".join(draw.choice(pieces) + draw.choice(["", " "]) for _ in range(12))
+        words = [word for sentence in sentences(text) for word in NLTKWordTokenizer().tokenize(sentence)]
+        assert capital_words(text) == sum(word.isupper() for word in words), text
 
 
 def test_languages_are_told_alike_every_time_and_draw_no_numbers_of_ours() -> None:

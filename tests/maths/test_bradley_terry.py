@@ -10,15 +10,15 @@ from instructgpt.maths.bradley_terry import ELO_PER_NAT, groups, islands, streng
 
 def zermelo(wins: torch.Tensor) -> torch.Tensor:
     """The slow way (Zermelo 1929, Hunter 2004): p_i <- wins of i / sum over j of n_ij / (p_i + p_j)."""
-    count = wins.shape[0]
+    won = wins.tolist()
+    count = len(won)
+    others = [[j for j in range(count) if j != i] for i in range(count)]
     p = [1.0] * count
-    for _ in range(20000):
-        new = []
-        for i in range(count):
-            below = sum(float(wins[i, j] + wins[j, i]) / (p[i] + p[j]) for j in range(count) if j != i)
-            new.append(sum(float(wins[i, j]) for j in range(count) if j != i) / below)
-        total = math.exp(sum(math.log(each) for each in new) / count)
-        p = [each / total for each in new]
+    for _ in range(3000):
+        met = [sum((won[i][j] + won[j][i]) / (p[i] + p[j]) for j in others[i]) for i in range(count)]
+        new = [sum(won[i][j] for j in others[i]) / met[i] for i in range(count)]
+        middle = math.exp(sum(math.log(each) for each in new) / count)
+        p = [each / middle for each in new]
     return torch.tensor([math.log(each) for each in p], dtype=torch.float64)
 
 

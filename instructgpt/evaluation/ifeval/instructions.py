@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from instructgpt.errors import DataError
-from instructgpt.evaluation.ifeval.language import language_of, sentences, tokens
+from instructgpt.evaluation.ifeval.language import capital_words, language_of, sentences
 
 Texts = tuple[str, ...]
 ANSWERS = ("My answer is yes.", "My answer is no.", "My answer is maybe.")
@@ -87,7 +87,7 @@ def english_lowercase(reply: str) -> bool:
 
 def capital_word_frequency(reply: str, *, capital_frequency: int, capital_relation: str) -> bool:
     """Number of words all in capitals; "I" is one."""
-    return _related(sum(token.isupper() for token in tokens(reply)), capital_relation, capital_frequency)
+    return _related(capital_words(reply), capital_relation, capital_frequency)
 
 
 # -- length

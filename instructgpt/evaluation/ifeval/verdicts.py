@@ -34,4 +34,3 @@ def judge(reply: str, instructions: Sequence[Instruction]) -> Verdicts:
         for exact, one in zip(strict, instructions, strict=True)
     )
     return Verdicts(strict, loose)
-

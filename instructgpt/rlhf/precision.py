@@ -38,8 +38,11 @@ def settle_precision(run: Run, parts: Parts, config: PPOConfig) -> PPOConfig:
         for module in frozen:
             store_rounded(module, dtype)
     run.computes(parts.learner.policy.unembedding.device, dtype)
-    name = "float32" if dtype == torch.float32 else "bfloat16"
-    return replace(config, dtype=name, old_logprobs=parts.old_logprobs or config.old_logprobs)
+    return replace(
+        config,
+        dtype="float32" if dtype == torch.float32 else "bfloat16",
+        old_logprobs=parts.old_logprobs or config.old_logprobs,
+    )
 
 
 def settle_old_logprobs(rollout: Rollout, config: PPOConfig) -> PPOConfig:

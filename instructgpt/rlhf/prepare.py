@@ -20,7 +20,7 @@ from instructgpt.model.heads import LanguageModel, ScalarModel
 from instructgpt.model.hf import save_model
 from instructgpt.model.lora import copy_trained
 from instructgpt.rlhf.networks import Networks
-from instructgpt.rlhf.settings import PPOConfig
+from instructgpt.rlhf.settings import OldLogprobs, PPOConfig
 from instructgpt.rlhf.update import Learner
 from instructgpt.runtime.checkpoint import Run, final_checkpoint
 from instructgpt.runtime.device import pick_device
@@ -75,7 +75,7 @@ class Parts:
     """State of the alarms at the latest checkpoint."""
     stopped: str = ""
     """Why the run had ended when the latest checkpoint was written, if it had."""
-    old_logprobs: str = ""
+    old_logprobs: OldLogprobs | None = None
     """Whose log-probs the run takes, if that has been decided already."""
 
 
@@ -198,7 +198,7 @@ def prepare(config: PPOConfig, inputs: dict[str, str | Path], run: Run) -> Parts
         judge=judge,
         alarms=state.get("alarms"),
         stopped=str(state.get("stopped", "")),
-        old_logprobs=str(state.get("old_logprobs", "")),
+        old_logprobs=state.get("old_logprobs"),
     )
 
 

@@ -27,6 +27,8 @@ _REFUSED = dict.fromkeys(
     _PURE,
 ) | dict.fromkeys(("dropout", "residual_dropout", "attention_dropout"), _NO_DROPOUT)  # fmt: skip
 
+OldLogprobs = Literal["auto", "update", "rollout"]
+
 
 @dataclass(frozen=True)
 class PPOConfig:
@@ -132,7 +134,7 @@ class PPOConfig:
     value_init: Literal["auto", "reward", "policy"] = "auto"
     """Where the value network starts: from the reward model ([P]), or from the SFT body with a head of zeros;
     auto = reward where it is a checkpoint."""
-    old_logprobs: Literal["auto", "update", "rollout"] = "auto"
+    old_logprobs: OldLogprobs = "auto"
     """Who computes log-probs before the update: the update's own forward pass, or the sampler, which saves
     one pass and is refused at the start unless both agree to 1e-4 in float32. auto = in the first round both,
     and from then on the sampler where they agreed so. Ours."""

@@ -21,16 +21,16 @@ _PAD, _RARE = 0, 1
 class LSTMSettings:
     """Sizes and schedule; the number of epochs is chosen on the held-out reviews."""
 
-    width: int = 128
+    width: int = 100
     """Numbers a token."""
-    hidden: int = 128
+    hidden: int = 64
     """Numbers a direction."""
     dropout: float = 0.5
     """On token vectors and on the pooled vector."""
     batch: int = 32
     lr: float = 1e-3
     clip: float = 1.0
-    epochs: int = 10
+    epochs: int = 8
     rarest: int = 2
     """Tokens that occur in fewer training reviews share one vector."""
 

@@ -31,6 +31,7 @@ DRAWS = 2000
 """Resamples of the reviews behind every interval."""
 CURVES = "loss.svg"
 _BY_FILM = ("accuracy", "f1")
+MEASURES = tuple(metric.name for metric in METRICS)
 Records = Sequence[Mapping[str, Any]]
 
 
@@ -160,7 +161,7 @@ def _row(system: System, records: Records, seed: int) -> dict[str, Any]:
 
 
 def _differences(
-    ours: Records, theirs: Records, seed: int, names: Sequence[str] = tuple(m.name for m in METRICS)
+    ours: Records, theirs: Records, seed: int, names: Sequence[str] = MEASURES
 ) -> dict[str, Any]:
     return {
         metric.name: difference(metric, ours, theirs, seed, DRAWS).row()

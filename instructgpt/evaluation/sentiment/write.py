@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from instructgpt.data.records import to_row, write_jsonl
@@ -30,7 +31,10 @@ def write(config: ReviewsConfig) -> dict[str, Any]:
         raise ConfigError("a model or the reviews are missing", "model, train", "name both")
     source = final_checkpoint(config.model)
     reviews = read_reviews(config.train)
-    inputs = {"tokenizer": tokenizer_folder(source) / "tokenizer.json", "train": review_files(config.train)}
+    inputs: dict[str, str | Path] = {
+        "tokenizer": tokenizer_folder(source) / "tokenizer.json",
+        "train": review_files(config.train),
+    }
     with open_run(config.out, "reviews", config, inputs) as run:
         if run.finished is not None:
             return run.finished

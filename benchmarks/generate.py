@@ -110,8 +110,6 @@ def llama_cpp(size: str) -> Turn:
 
 def ours(size: str, batch: int, dtype: str, weights: str = "") -> Turn:
     """The engine of `generate`, `chat` and `serve`; a reply is cancelled where it stops."""
-    import torch
-
     from instructgpt.generation.engine import Engine, Request
     from instructgpt.generation.loading import open_model
     from instructgpt.runtime.device import pick_dtype, tune_malloc
@@ -128,7 +126,6 @@ def ours(size: str, batch: int, dtype: str, weights: str = "") -> Turn:
                 if not left[number]:
                     engine.cancel(number)
 
-    torch.set_grad_enabled(False)
     size_of = {"": 4.0 if dtype == "float32" else 2.0, "int8": 1.0, "int4": 0.625}[weights]
     facts = {"dtype": dtype, "weights": weights or dtype}
     return measured(size, batch, answer, _bytes(size, size_of), **facts)

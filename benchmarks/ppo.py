@@ -110,7 +110,7 @@ def trl(size: str, early: bool = False) -> Turn:
     rows = Dataset.from_list([{"input_ids": ids} for ids in prompts(size)])
     seconds: list[float] = []
 
-    class Watch(TrainerCallback):  # type: ignore[misc]
+    class Watch(TrainerCallback):
         """Notes the seconds of each round."""
 
         def on_train_begin(self, *_: Any, **__: Any) -> None:

@@ -52,7 +52,7 @@ def trl(size: str, epochs: int = EPOCHS) -> Turn:
     seconds: list[float] = []
     losses: list[float] = []
 
-    class Watch(TrainerCallback):  # type: ignore[misc]
+    class Watch(TrainerCallback):
         """Notes the seconds of each epoch and its loss."""
 
         def on_epoch_begin(self, *_: Any, **__: Any) -> None:

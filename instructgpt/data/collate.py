@@ -112,7 +112,7 @@ def shared_length(sequences: Sequence[Sequence[int]]) -> int:
     """
     if len(sequences) < 2:
         return 0
-    first, last = min(sequences), max(sequences)  # in order of ids: what these two share, all share
+    first, last = min(sequences, key=tuple), max(sequences, key=tuple)  # what these two share, all share
     most = min(map(len, sequences)) - 1
     length = next((i for i in range(most) if first[i] != last[i]), most)
     saved = (len(sequences) - 1) * length

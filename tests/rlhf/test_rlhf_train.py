@@ -234,7 +234,9 @@ def test_the_rules_reach_the_run(tiny, tmp_path, monkeypatch) -> None:
     assert summary["value_init"] == "policy" and summary["prompts_dropped"] > 0
     assert row["reward"] == 0.5
     assert row["score_used"] == pytest.approx(0.5 * row["eos_rate"] - 2.0 * (1 - row["eos_rate"]))
-    assert row["rollout_drift"] == 0.0
+    state = tmp_path / "run" / "checkpoints" / "step-000001" / "train_state" / "state.json"
+    assert json.loads(state.read_text())["old_logprobs"] == "rollout"
+    assert row["rollout_drift"] < 1e-5  # of the first minibatch's pass from the sampler's
 
 
 def _prompt_ids(tiny):

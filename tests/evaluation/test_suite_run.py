@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -405,11 +406,10 @@ def test_what_a_server_can_not_do(url: str, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_nobody_at_the_server() -> None:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Wire)
-    free = server.server_address[1]
-    server.server_close()
-    with pytest.raises(ServiceError, match="nobody answers there"):
-        open_handle(f"http://127.0.0.1:{free}/v1")
+    with socket.socket() as held:  # bound, but nobody listens there
+        held.bind(("127.0.0.1", 0))
+        with pytest.raises(ServiceError, match="nobody answers there"):
+            open_handle(f"http://127.0.0.1:{held.getsockname()[1]}/v1")
 
 
 def test_samples_are_a_number_or_a_file(tmp_path: Path) -> None:

@@ -95,7 +95,7 @@ def read(paths: list[Path]) -> list[Item]:
     for path in paths:
         for number, (where, row) in enumerate(rows(path)):
             data = _from_table(row, where) if "Question" in row else _from_targets(row, where)
-            items.append(Item(str(number), data, str(row.get("Category", ""))))
+            items.append(Item(str(number), data))
     return items
 
 

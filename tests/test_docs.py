@@ -35,6 +35,7 @@ MEASURED = {
             "frontier",
             "lora",
             "comparators",
+            "flywheel",
         )
     ),
     "docs/images/demo.svg",

@@ -1,7 +1,8 @@
 """`python -m benchmarks.scaling`: does a token cost the same, however much there is to train on?
 
-One epoch over 1,000, 10,000 and 100,000 sequences by the verbs themselves, with a model so small that what
-lies around it would show. Reading and encoding come before the steps and are measured as a race of their own.
+Steps over 1,000, 10,000 and 100,000 sequences by the verbs themselves, four epochs of the fewest and a part
+of one of the most, with a model so small that what lies around it would show. Reading and encoding come
+before the steps and are measured as a race of their own.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ FLAT = 1 / 1.15
 PLACE = FOLDER / "scaling"
 MODEL = {"width": 64, "layers": 2, "heads": 2, "context": 128}
 BATCH = 32
+MOST_STEPS = 400
 WARM = 5
 """Steps at the start that do not count."""
 
@@ -65,15 +67,14 @@ def _data(verb: str, count: int) -> Path:
 
 
 def run(verb: str, count: int) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """One epoch over `count` sequences, four over the fewest; the rows of metrics, and of each phase before
-    the steps and in them the seconds."""
+    """Train for at most `MOST_STEPS`; returns the rows of metrics and the summary."""
     from instructgpt.pretrain.train import PretrainConfig
     from instructgpt.pretrain.train import train as pretrain
     from instructgpt.runtime.metrics import read_metrics
     from instructgpt.sft.train import SFTConfig
     from instructgpt.sft.train import train as sft
 
-    epochs = 4 if count == COUNTS[0] else 1
+    epochs = min(4 if count == COUNTS[0] else 1, MOST_STEPS * BATCH / count)
     data, folder = str(_data(verb, count)), str(PLACE / "model")
     with tempfile.TemporaryDirectory() as out:
         if verb == "sft":
@@ -93,7 +94,7 @@ def run(verb: str, count: int) -> tuple[list[dict[str, Any]], dict[str, Any]]:
             )
         else:
             length = MODEL["context"]
-            steps = epochs * count * 48 // (BATCH * length)
+            steps = min(MOST_STEPS, round(epochs * count * 48 / (BATCH * length)))
             summary = pretrain(
                 PretrainConfig(
                     data=data, tokenizer=folder, out=out, steps=steps, batch=BATCH, length=length, **MODEL
@@ -137,7 +138,7 @@ def reading(count: int) -> Turn:
 
 
 def _race(case: str, title: str, unit: str, measure: Callable[[int], Turn]) -> Race:
-    names = {count: f"{count:,} sequences" for count in COUNTS}
+    names = {count: f"{count // 1000}k sequences" for count in COUNTS}
     return Race(
         case,
         title,

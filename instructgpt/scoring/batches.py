@@ -12,6 +12,8 @@ from instructgpt.data.collate import SharedBatch, pack_shared, shared_length
 from instructgpt.data.packing import plan_batches
 from instructgpt.errors import DataError
 from instructgpt.model.heads import ScalarModel
+from instructgpt.runtime.flops import forward_flops
+from instructgpt.runtime.profile import work
 
 MAX_TOKENS = 8192
 """Tokens in a micro-batch."""
@@ -42,6 +44,7 @@ def score_ids(model: ScalarModel, sequences: Sequence[Sequence[int]], max_tokens
             chosen = [groups[i] for i in batch]
             packed = pack_shared([[sequences[i] for i in group] for group in chosen]).to(device)
             hidden = last_hidden(model, packed)  # (n, D)
+            work(forward_flops(model, len(packed.ids), len(packed.ends)))
             with torch.autocast(device.type, enabled=False):
                 found = model.score(hidden)
             scores[torch.tensor([i for group in chosen for i in group])] = found.cpu()

@@ -287,7 +287,11 @@ def page(settings: argparse.Namespace, sections: list[str]) -> str:
     head = [
         "# Labelling under load, measured",
         "",
-        f"`{command}` on {date.today().isoformat()}: {os.cpu_count()} cores shared by server, database and "
+        "```",
+        command,
+        "```",
+        "",
+        f"on {date.today().isoformat()}: {os.cpu_count()} cores shared by server, database and "
         f"labelers, Python {platform.python_version()}.",
         "",
         f"{settings.labelers} labelers at once for {settings.seconds:g} s with {least:g} to {most:g} s of "

@@ -30,7 +30,7 @@ class LSTMSettings:
     batch: int = 32
     lr: float = 1e-3
     clip: float = 1.0
-    epochs: int = 8
+    epochs: int = 10
     rarest: int = 2
     """Tokens that occur in fewer training reviews share one vector."""
 

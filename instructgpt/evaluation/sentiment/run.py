@@ -136,9 +136,13 @@ def _summary(config: SentimentConfig, data: systems.Data, found: Mapping[str, Sy
 
 
 def _note(config: SentimentConfig) -> str:
+    models = (
+        f" Language models: on {config.curve} training and as many test reviews at each kept checkpoint;"
+        if config.curve
+        else ""
+    )
     return (
-        f"Thin lines are seeds. Language models: on {config.curve} training and {config.curve} test reviews "
-        "at each kept checkpoint; LSTM: on all, after each epoch. No test loss has chosen anything."
+        f"Thin lines are seeds.{models} LSTM: on all reviews, after each epoch. No test loss chose anything."
     )
 
 

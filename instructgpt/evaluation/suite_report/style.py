@@ -24,7 +24,8 @@ th[scope=row] { color: var(--ink); font-weight: 500; }
 details { margin: 8px 0; } summary { cursor: pointer; color: var(--soft); font-size: 14px; }
 details dl { display: grid; grid-template-columns: max-content 1fr; gap: 2px 14px; font-size: 13px;
   margin: 8px 0 16px; }
-dt { color: var(--soft); } dt b { color: var(--ink); } dd { margin: 0; overflow-wrap: anywhere; min-width: 0; }
+dt { color: var(--soft); } dt b { color: var(--ink); }
+dd { margin: 0; overflow-wrap: anywhere; min-width: 0; }
 dd code { font-size: 12.5px; }
 .wide svg { min-width: 640px; }
 .tools { display: flex; flex-wrap: wrap; gap: 10px; margin: 14px 0 6px; }

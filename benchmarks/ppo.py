@@ -71,8 +71,9 @@ def prepare(size: str, early: bool) -> None:
     direction = torch.zeros(width)
     direction[: width // 2], direction[width // 2 :] = 1 / math.sqrt(width), -1 / math.sqrt(width)
     # The last norm adds 16 x direction, of which only the ending id's row sees a part of its own. The other
-    # logits are nearly normal with variance 1, so that their exponentials sum to about V e^(1/2).
-    logit = math.log(END / (1 - END) * vocabulary) + 0.5
+    # logits are nearly normal with variance 1 + 16^2 / width: at M their exponentials sum to about V e^(2/3).
+    # The rest is for the ending id's own logit, which spreads by half a nat and so lengthens replies.
+    logit = math.log(END / (1 - END) * vocabulary) + 2 / 3 + 0.1
     with torch.no_grad():
         model.get_parameter("transformer.final_norm.bias").copy_(16 * direction)
         model.unembedding[EOS] = logit / 16 * direction

@@ -77,7 +77,7 @@ def config(world: Path, out: Path, **more: Any) -> RewardConfig:
 @pytest.mark.parametrize("start", ["base", "sft"])
 def test_it_learns_over_a_base_or_from_an_adapter(world: Path, tmp_path: Path, start: str) -> None:
     before = hash_path(world / "base")
-    summary = train(config(world, tmp_path / "r", model=str(world / start), epochs=14.0))
+    summary = train(config(world, tmp_path / "r", model=str(world / start), epochs=16.0))
     losses = [row["loss"] for row in read_metrics(tmp_path / "r/metrics.jsonl")]
     assert losses[-1] < 0.5 * losses[0] and summary["accuracy"] > 0.8
     assert summary["demonstration_mean"] == pytest.approx(0.0, abs=1e-5)

@@ -135,7 +135,7 @@ class _PipeEngines(Engines):
 
 def keep_for_good() -> None:
     """Take what is in memory now out of the garbage collector's rounds: some hundred thousand objects of
-    libraries, which stay, and which took a tenth of the server's time to look at again and again."""
+    libraries, which stay, and need not be looked at again and again."""
     gc.collect()
     gc.freeze()
 

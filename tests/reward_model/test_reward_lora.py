@@ -79,7 +79,8 @@ def test_it_learns_over_a_base_or_from_an_adapter(world: Path, tmp_path: Path, s
     before = hash_path(world / "base")
     summary = train(config(world, tmp_path / "r", model=str(world / start), epochs=16.0))
     losses = [row["loss"] for row in read_metrics(tmp_path / "r/metrics.jsonl")]
-    assert losses[-1] < 0.5 * losses[0] and summary["accuracy"] > 0.8
+    # Three steps are an epoch.
+    assert sum(losses[-3:]) < 0.7 * sum(losses[:3]) and summary["accuracy"] > 0.8
     assert summary["demonstration_mean"] == pytest.approx(0.0, abs=1e-5)
     assert hash_path(world / "base") == before
     checkpoint = tmp_path / "r" / summary["checkpoint"]

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import jinja2
+from anyio.to_thread import current_default_thread_limiter
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.concurrency import run_in_threadpool
@@ -28,6 +29,9 @@ from instructgpt.labelling.store.database import Store
 from instructgpt.labelling.store.people import ensure_person
 from instructgpt.labelling.store.refusals import Invalid, Refusal
 
+THREADS = 8
+"""Requests worked on at a time; the rest wait in turn. More threads only take Python's lock from one another:
+each wait for the database ends with a wait for the lock, and everybody's page comes late."""
 SINGLE_USER = "me"
 """The name of whoever uses the app in single-user mode."""
 
@@ -47,6 +51,7 @@ def create_app(store: Store, settings: AppSettings | None = None) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        current_default_thread_limiter().total_tokens = THREADS
         yield
         await run_in_threadpool(site.jobs.close)
 

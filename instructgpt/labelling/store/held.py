@@ -77,7 +77,7 @@ def locked_held(session: Session, person_id: int, which: ColumnElement[bool] | N
 
 
 def sweep_is_due(store: Store, now: float) -> bool:
-    """Whether `SWEEP_SECONDS` have passed since this last said so; a process by itself, by the store's clock."""
+    """Whether `SWEEP_SECONDS` have passed, by the store's clock, since this process last said so."""
     last = store.swept.get("expired")
     if last is not None and abs(now - last) < SWEEP_SECONDS:
         return False

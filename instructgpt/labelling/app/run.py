@@ -36,6 +36,8 @@ PACKAGES = {
     "nh3": "nh3",
 }
 """Module -> package of the extra `label` without which nothing works here."""
+SWITCH_SECONDS = 0.0005
+"""How long a thread that computes may keep others from going on whose database has answered (Python: 0.005)."""
 GRACE_SECONDS = 5
 """How long requests may still take when the server is asked to stop."""
 
@@ -187,6 +189,7 @@ def _serve(store: Store, config: LabelConfig) -> dict[str, Any]:
     from instructgpt.labelling.app.factory import create_app
     from instructgpt.labelling.store import people, progress, projects
 
+    sys.setswitchinterval(SWITCH_SECONDS)
     start = _start_page(store, config)
     app = create_app(store, config.settings())
     if config.admin:

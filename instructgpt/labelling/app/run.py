@@ -37,7 +37,7 @@ PACKAGES = {
 }
 """Module -> package of the extra `label` without which nothing works here."""
 SWITCH_SECONDS = 0.0005
-"""How long a thread that computes may keep others from going on whose database has answered (Python: 0.005)."""
+"""How long a thread that computes keeps others waiting whose database has answered (Python: 0.005)."""
 GRACE_SECONDS = 5
 """How long requests may still take when the server is asked to stop."""
 

@@ -272,8 +272,8 @@ def test_an_unknown_flag_names_the_near_one(verb: str, refuse: Refuse) -> None:
 
 
 def test_an_unknown_verb_names_the_near_one(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["pretrian"]) == 2
-    assert "did you mean pretrain?" in paragraph(capsys.readouterr().err)
+    assert main(["convrt"]) == 2
+    assert "did you mean convert?" in paragraph(capsys.readouterr().err)
 
 
 @pytest.mark.parametrize(

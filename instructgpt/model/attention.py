@@ -46,8 +46,9 @@ class Group:
 
     documents: int
     length: int
-    hidden: Tensor | None
-    """(L, L) 0 or -inf: where the products are written out, and where a window hides something."""
+    bias: Tensor | None
+    """(L, L) added to the scores, 0 where a token looks and else -inf: made where the products are written out,
+    and where a window hides something."""
     explicit: bool = False
     """Whether the products are written out."""
 
@@ -111,11 +112,11 @@ def _group(
     far = window is not None and window < length  # some token does not see its document's first
     if length > most and not far:
         return Group(documents, length, None)
-    hidden = torch.full((length, length), float("-inf"), dtype=dtype, device=device)
-    seen = hidden.triu(1)
+    nowhere = torch.full((length, length), float("-inf"), dtype=dtype, device=device)
+    bias = nowhere.triu(1)
     if window is not None and far:
-        seen = seen + hidden.tril(-window)
-    return Group(documents, length, seen, length <= most)
+        bias = bias + nowhere.tril(-window)
+    return Group(documents, length, bias, length <= most)
 
 
 def packed_attention(query_key: Tensor, value: Tensor, heads: int, plan: PackedPlan) -> Tensor:
@@ -173,13 +174,13 @@ def _causal(query_key: Tensor, value: Tensor, heads: int, group: Group) -> Tenso
     query, key = query_key[:, :, :heads], query_key[:, :, heads:]
     value = value.view(documents, length, -1, size)
     kv_heads = key.shape[2]
-    if group.hidden is None or not group.explicit:
+    if group.bias is None or not group.explicit:
         mixed = F.scaled_dot_product_attention(
             query.transpose(1, 2),
             key.transpose(1, 2),
             value.transpose(1, 2),
-            attn_mask=group.hidden,
-            is_causal=group.hidden is None,
+            attn_mask=group.bias,
+            is_causal=group.bias is None,
             enable_gqa=heads != kv_heads,
         )  # (B, H, L, d)
         return mixed.transpose(1, 2).reshape(documents * length, heads * size)
@@ -188,25 +189,25 @@ def _causal(query_key: Tensor, value: Tensor, heads: int, group: Group) -> Tenso
     scaled = query if half else query * size**-0.5
     stacked = scaled.view(documents, length, kv_heads, shared, size).permute(0, 2, 3, 1, 4)
     stacked = stacked.reshape(documents, kv_heads, shared * length, size)
-    hidden = group.hidden.repeat(shared, 1)
+    bias = group.bias.repeat(shared, 1)
     if half:
-        mixed = _half_attention(stacked, key.transpose(1, 2), value.transpose(1, 2), hidden)
+        mixed = _half_attention(stacked, key.transpose(1, 2), value.transpose(1, 2), bias)
     else:
         scores = stacked @ key.permute(0, 2, 3, 1)  # (B, K, shared * L, L)
-        mixed = (scores + hidden).softmax(-1) @ value.transpose(1, 2)
+        mixed = (scores + bias).softmax(-1) @ value.transpose(1, 2)
     mixed = mixed.view(documents, kv_heads, shared, length, size)
     return mixed.permute(0, 3, 1, 2, 4).reshape(documents * length, heads * size)
 
 
-def _half_attention(query: Tensor, key: Tensor, value: Tensor, hidden: Tensor) -> Tensor:
-    """query (B, K, shared * L, d), key and value (B, K, L, d), hidden (shared * L, L) -> as query.
+def _half_attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> Tensor:
+    """query (B, K, shared * L, d), key and value (B, K, L, d), bias (shared * L, L) -> as query.
 
     Scores and weights are stored in half precision, once each; products and softmax sum in float32.
     """
     with torch.autocast(query.device.type, enabled=False):  # it would make the softmax float32, in two copies
         pairs = query.shape[0] * query.shape[1]
         scores = torch.baddbmm(
-            hidden.to(query.dtype).expand(pairs, -1, -1),
+            bias.to(query.dtype).expand(pairs, -1, -1),
             query.flatten(0, 1),
             key.flatten(0, 1).transpose(-1, -2),
             alpha=query.shape[-1] ** -0.5,

@@ -39,8 +39,9 @@ class BranchGroup:
     """r"""
     prefix: int
     """p"""
-    hidden: Tensor
-    """0 or -inf, (B, 1, r, p + r); where the products are written out, in the shape of their scores."""
+    bias: Tensor
+    """(B, 1, r, p + r) added to the scores, 0 where a token looks and else -inf; in the shape of the scores where
+    the products are written out."""
     explicit: bool
 
 
@@ -162,7 +163,7 @@ def _masked(query: Tensor, key: Tensor, value: Tensor, group: BranchGroup) -> Te
             query.transpose(1, 2),
             key.transpose(1, 2),
             value.transpose(1, 2),
-            attn_mask=group.hidden.to(query.dtype),
+            attn_mask=group.bias.to(query.dtype),
             enable_gqa=heads != kv_heads,
         )  # (B, H, r, d)
         return mixed.transpose(1, 2).reshape(replies * length, heads * size)
@@ -171,8 +172,8 @@ def _masked(query: Tensor, key: Tensor, value: Tensor, group: BranchGroup) -> Te
     stacked = stacked.reshape(replies * kv_heads, shared * length, size)
     keys, values = (x.transpose(1, 2).reshape(replies * kv_heads, -1, size) for x in (key, value))
     with torch.autocast(query.device.type, enabled=False):  # it would make the softmax float32, in two copies
-        hidden = group.hidden.to(query.dtype)
-        scores = torch.baddbmm(hidden, stacked, keys.transpose(1, 2), alpha=size**-0.5)
+        bias = group.bias.to(query.dtype)
+        scores = torch.baddbmm(bias, stacked, keys.transpose(1, 2), alpha=size**-0.5)
         mixed = scores.softmax(-1) @ values  # (B * K, shared * r, d)
     mixed = mixed.view(replies, kv_heads, shared, length, size).permute(0, 3, 1, 2, 4)
     return mixed.reshape(replies * length, heads * size)
@@ -261,8 +262,8 @@ def _group(
         dtype = torch.get_autocast_dtype(kind)
     half = dtype.itemsize == 2
     explicit = p + r <= (HALF_EXPLICIT_KEYS if half and kind == "cpu" else EXPLICIT_KEYS)
-    hidden = _hidden(prefix, p, r, config.window)
-    bias = torch.zeros(hidden.shape, dtype=dtype).masked_fill_(hidden, float("-inf")).to(device)
+    seen = _seen(prefix, p, r, config.window)
+    bias = torch.zeros(seen.shape, dtype=dtype).masked_fill_(~seen, float("-inf")).to(device)
     if explicit:  # baddbmm takes it in the shape of the scores; made once for all layers
         shared = config.heads // config.kv_heads
         bias = bias.repeat(1, shared, 1)[:, None].expand(-1, config.kv_heads, -1, -1).flatten(0, 1)
@@ -271,18 +272,18 @@ def _group(
     return BranchGroup(replies, r, p, bias, explicit)
 
 
-def _hidden(prefix: Tensor, p: int, r: int, window: int | None) -> Tensor:
-    """(B, r, p + r) bool: where a reply's token does not look."""
+def _seen(prefix: Tensor, p: int, r: int, window: int | None) -> Tensor:
+    """(B, r, p + r) bool: where a reply's token looks."""
     places = torch.arange(r)
     at = prefix[:, None, None] + places[:, None]  # (B, r, 1): position of the token that looks
     looked_at = torch.cat(
         (torch.arange(p).expand(len(prefix), p), prefix[:, None] + places), dim=1
     )  # (B, p + r)
     real = torch.cat((torch.arange(p) < prefix[:, None], torch.ones(len(prefix), r, dtype=torch.bool)), dim=1)
-    hidden = ~real[:, None] | (looked_at[:, None] > at)
+    seen = real[:, None] & (looked_at[:, None] <= at)
     if window is not None:
-        hidden |= looked_at[:, None] <= at - window
-    return hidden
+        seen &= looked_at[:, None] > at - window
+    return seen
 
 
 def _runs(starts: Sequence[int], lengths: Sequence[int]) -> Tensor:

@@ -180,10 +180,10 @@ class KVCache:
         if not single or bool((after != seen).any()):
             last = before[:, None] + torch.arange(new)  # (R, new) the last position each new token sees
             places = torch.arange(first, seen)
-            hidden = places > last[:, :, None]  # (R, new, T)
+            looks = places <= last[:, :, None]  # (R, new, T)
             if self.window is not None:
-                hidden |= places <= last[:, :, None] - self.window
-            bias = torch.zeros(hidden.shape, dtype=self.keys.dtype).masked_fill_(hidden, float("-inf"))[
+                looks &= places > last[:, :, None] - self.window
+            bias = torch.zeros(looks.shape, dtype=self.keys.dtype).masked_fill_(~looks, float("-inf"))[
                 :, None
             ]
         return CachePlan(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -33,7 +34,7 @@ class Figures(NamedTuple):
     ended: int
 
 
-class Engines:
+class Engines(ABC):
     """Engines of all models. A subclass says where news goes (`send`, `left`)."""
 
     def __init__(
@@ -93,11 +94,11 @@ class Engines:
 
     # -- what a subclass decides ---------------------------------------------------------------------------
 
+    @abstractmethod
     def send(self, news: list[tuple[Owner, Event]]) -> None:
         """Hand over a portion of news, perhaps an empty one; called by the loop."""
-        raise NotImplementedError
 
-    def left(self, lane: Lane, count: int) -> None:
+    def left(self, lane: Lane, count: int) -> None:  # noqa: B027  # not all have something to do then
         """So many jobs have ended or were dropped; called by the loop."""
 
     # -- the loop ------------------------------------------------------------------------------------------

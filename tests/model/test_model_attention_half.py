@@ -37,7 +37,7 @@ def test_equals_float64_forward_and_backward(heads: int, kv_heads: int, window: 
     value = torch.randn(total, kv_heads, size, generator=generator).to(HALF).requires_grad_()
     weighting = torch.randn(total, heads * size, generator=generator).to(HALF)
     plan = plan_packed(lengths, both.device, HALF, window)
-    assert all(group.explicit and group.hidden is not None for group in plan.groups)
+    assert all(group.explicit and group.bias is not None for group in plan.groups)
     found = packed_attention(both, value, heads, plan)
     assert found.dtype == HALF
     found.backward(weighting)
@@ -67,7 +67,7 @@ def test_autocast_writes_the_products_out_and_long_documents_do_not() -> None:
         rounded = plan_packed(lengths, device, torch.float32)
     assert [group.explicit for group in plain.groups] == [False] * 3
     assert [group.explicit for group in rounded.groups] == [True, True, False]
-    assert rounded.groups[-1].hidden is None  # causal without a mask, nothing of its square is stored
+    assert rounded.groups[-1].bias is None  # causal without a mask, nothing of its square is stored
 
 
 def test_a_long_document_and_a_short_one_agree_where_both_ways_can_compute() -> None:

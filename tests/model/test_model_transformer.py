@@ -146,8 +146,8 @@ def test_a_document_inside_the_window_takes_the_path_without_one():
         with_window = plan_packed([length, 7], torch.device("cpu"), torch.float32, length).groups
         without = plan_packed([length, 7], torch.device("cpu"), torch.float32).groups
         for left, right in zip(with_window, without, strict=True):
-            assert (left.hidden is None) == (right.hidden is None)
-            assert left.hidden is None or torch.equal(left.hidden, right.hidden)
+            assert (left.bias is None) == (right.bias is None)
+            assert left.bias is None or torch.equal(left.bias, right.bias)
 
 
 def test_decoding_reads_no_more_of_the_cache_than_the_window():

@@ -47,7 +47,7 @@ class Group:
     documents: int
     length: int
     bias: Tensor | None
-    """(L, L) added to the scores, 0 where a token looks and else -inf: made where the products are written out,
+    """(L, L) added to the scores, 0 where a token looks and else -inf: where the products are written out,
     and where a window hides something."""
     explicit: bool = False
     """Whether the products are written out."""

@@ -40,8 +40,8 @@ class BranchGroup:
     prefix: int
     """p"""
     bias: Tensor
-    """(B, 1, r, p + r) added to the scores, 0 where a token looks and else -inf; in the shape of the scores where
-    the products are written out."""
+    """(B, 1, r, p + r) added to the scores, 0 where a token looks and else -inf; in the shape of the scores
+    where the products are written out."""
     explicit: bool
 
 

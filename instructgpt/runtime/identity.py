@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, fields, is_dataclass
 from pathlib import Path
@@ -50,6 +51,7 @@ def compare(
     """
     other = old["verb"] != new["verb"]
     changes = [f"verb {old['verb']} -> {new['verb']}"] if other else []
+    began: dict[str, Any] = {}
     for part in () if other else ("config", "inputs"):
         names = sorted(old[part].keys() | new[part].keys())
         for name in names:
@@ -58,9 +60,21 @@ def compare(
             if before != after:
                 label = f"input {name}" if part == "inputs" else name
                 changes.append(f"{label}: {before} -> {after}")
+                began[label] = before
     if changes:
         raise RunChanged(
             "this run folder holds a run made with other settings: " + "; ".join(changes),
             str(folder),
-            "choose another --out, or move the old folder away",
+            "choose another --out, or move the old folder away" + _as_it_began(began),
         )
+
+
+def _as_it_began(settings: Mapping[str, Any]) -> str:
+    """How to go on with the run instead; nothing where that is more than a few plain flags."""
+    plain = all(isinstance(value, str | int | float) and str(value) for value in settings.values())
+    if not plain or not 0 < len(settings) <= 3 or any(name.startswith("input ") for name in settings):
+        return ""
+    flags = " ".join(
+        f"--{name.replace('_', '-')} {shlex.quote(str(value))}" for name, value in settings.items()
+    )
+    return f", or go on as it began: {flags}"

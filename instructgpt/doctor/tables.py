@@ -48,6 +48,7 @@ class Table(nn.Module):
         dropout: float = 0.0,
         rows: Tensor | None = None,
         branches: Sequence[int] | None = None,
+        fresh: int = 0,
     ) -> Tensor:
         """(N, D) or (n, D); arguments as `Transformer.forward`. The cache's keys hold the ids read so far."""
         sizes = torch.tensor(lengths)

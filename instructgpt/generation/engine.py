@@ -1,9 +1,9 @@
 """Continuous batching: many replies at once, each leaving when it ends and making room for the next.
 
 Every step feeds one token of each active row through the model and draws the next one. Rows are kept in
-slots 0..R-1 of the cache (the last row moves into a hole), so that reading the cache copies nothing. A prompt
-is read into the cache but for its last token, which goes through the first decode step; so n samples of one
-prompt are one prefill and n - 1 copies, and the first token of a reply is drawn like all others.
+slots 0..R-1 of the cache (the last row moves into a hole), so that reading the cache copies nothing. Short
+prompts are read in the pass in which the other rows go on. Others are read before, but for their last token,
+which goes through the first decode step; so n samples of one prompt are one prefill and n - 1 copies.
 
 Legend: S slots, R active rows, V vocabulary, W room for the ids of a reply, N tokens of a pass.
 """
@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from instructgpt.data.collate import pack_ids
 from instructgpt.generation.ahead import Guesser, keep, lay_out
 from instructgpt.generation.prefill import Prefill
 from instructgpt.generation.processing import Processing
@@ -25,6 +26,7 @@ from instructgpt.generation.room import CACHE_BYTES, cache_dtype, rows_for_memor
 from instructgpt.generation.rows import Rows
 from instructgpt.generation.sampling import keyed_uniform, sample
 from instructgpt.generation.settings_of_rows import Agreed, Stops
+from instructgpt.generation.shapes import fill_up
 from instructgpt.model.cache import KVCache
 from instructgpt.model.heads import LanguageModel
 
@@ -89,6 +91,8 @@ class Engine:
         self._active: list[tuple[int, Request]] = []  # of row 0, 1, ... R - 1
         self._submitted = 0
         self._longest = 0  # tokens of the longest row that may come to be
+        self._unread: list[tuple[int, ...]] = []  # what the last rows have to read in the next pass
+        self._round = few_shapes
         self._agreed = Agreed([])
         self._processing = Processing([], sampling_device)
         self._stops = Stops(weight.shape[0], sampling_device)
@@ -162,9 +166,12 @@ class Engine:
     def _draw(self, result: Step) -> Tensor:
         """One id for each row; returns them (R,)."""
         rows, state, device = len(self._active), self._rows, self._device
-        self._grow(int(self._cache.lengths[:rows].max()) + 1)
-        positions = self._cache.lengths[:rows].to(device)
-        hidden = self.model(state.next_id[:rows].to(device), positions, [1] * rows, cache=self._cache)
+        if self._unread:
+            hidden = self._read_along()
+        else:
+            self._grow(int(self._cache.lengths[:rows].max()) + 1)
+            positions = self._cache.lengths[:rows].to(device)
+            hidden = self.model(state.next_id[:rows].to(device), positions, [1] * rows, cache=self._cache)
         logits = self.model.logits(hidden).to(state.device)  # (R, V)
         produced = state.produced[:rows]
         uniforms = keyed_uniform(state.key[:rows], produced)
@@ -184,9 +191,27 @@ class Engine:
             result.tokens = drawn if self.want_tokens else []
         return ids
 
+    def _read_along(self) -> Tensor:
+        """One pass over the last id of the rows at work and the whole prompts of those behind them; returns
+        the hidden state of each row's last token (R, D)."""
+        prompts, self._unread = self._unread, []
+        old, cache = len(self._active) - len(prompts), self._cache
+        self._grow(max(int(cache.lengths[:old].max()) if old else 0, *map(len, prompts)) + 1)
+        # The slot behind the last row is free, or the spare one.
+        filling = fill_up([(0,) * old, *prompts], cache.capacity) if self._round else ()
+        ids, positions, lengths = pack_ids([*prompts, filling] if filling else prompts)
+        if filling:
+            cache.reset(len(self._active))
+        ids = torch.cat((self._rows.next_id[:old].cpu(), ids)).to(self._device)
+        positions = torch.cat((cache.lengths[:old], positions)).to(self._device)
+        lengths = [1] * old + lengths
+        last = torch.tensor(lengths).cumsum(0)[: len(self._active)] - 1
+        fresh = len(lengths) - old
+        return self.model(ids, positions, lengths, cache, rows=last.to(self._device), fresh=fresh)
+
     def _guess(self) -> list[list[int]]:
         """Guesses for each row; empty where there are none, or where a draw depends on the ones before it."""
-        if not self._processing.plain:
+        if self._unread or not self._processing.plain:
             return []
         rows, state = len(self._active), self._rows
         if not self._guesser.may(rows):
@@ -287,10 +312,14 @@ class Engine:
         present = [(row, request.prompt_ids) for row, (_, request) in enumerate(self._active)]
         self._active += admitted
         self._cache.reset(torch.tensor(fresh, dtype=torch.int64))
-        read = [row for row in fresh if len(self._active[row][1].read) > 1]
-        prefixes = [self._active[row][1].read[:-1] for row in read]
-        self._grow(max(map(len, prefixes), default=0) + 1)
-        self._prefill.read(read, prefixes, present)
+        texts = [request.read for _, request in admitted]
+        if not targets and self._prefill.few(texts):
+            self._unread = texts
+        else:
+            read = [row for row in fresh if len(self._active[row][1].read) > 1]
+            prefixes = [self._active[row][1].read[:-1] for row in read]
+            self._grow(max(map(len, prefixes), default=0) + 1)
+            self._prefill.read(read, prefixes, present)
         if targets:
             self._cache.move(sources, targets)
             # A donor may have gone on to its reply: what lies beyond the prompt is not read.

@@ -120,6 +120,11 @@ class Prefill:
         """
         self._model, self._cache, self._spare, self._budget = model, cache, spare, budget
 
+    def few(self, prompts: Sequence[Ids]) -> bool:
+        """Whether prompts fit one pass with other rows' next tokens, and are too short to share anything."""
+        lengths = [len(ids) for ids in prompts]
+        return max(lengths) <= SHARED_TOKENS and sum(lengths) <= self._budget
+
     def read(
         self, rows: Sequence[int], prompts: Sequence[Ids], present: Sequence[tuple[int, Ids]] = ()
     ) -> None:

@@ -9,15 +9,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 STEP = 64
-"""Above this many tokens the numbers are its multiples, below it powers of two."""
+"""Above four times this many tokens the numbers are its multiples, below it powers of two."""
 _LEAST = 8
 
 
 def round_up(tokens: int) -> int:
-    """The next round number of tokens: 8, 16, 32, 64, 128, 192, ..."""
-    if tokens > STEP:
-        return -(-tokens // STEP) * STEP
-    return max(_LEAST, 1 << (tokens - 1).bit_length())
+    """The next round number of tokens: 8, 16, 32, 64, 80, 96, ... 256, 320, 384, ..."""
+    if tokens <= STEP:
+        return max(_LEAST, 1 << (tokens - 1).bit_length())
+    step = STEP // 4 if tokens <= 4 * STEP else STEP
+    return -(-tokens // step) * step
 
 
 def fill_up(sequences: Sequence[Sequence[int]], context: int) -> tuple[int, ...]:

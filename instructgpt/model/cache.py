@@ -18,8 +18,12 @@ class CachePlan:
     """Where the new tokens of one cached forward pass go and what they see; the same for every layer."""
 
     slots: Tensor | None
-    """(R,) slot of each row; None when they are 0..R-1, so that reading is a view and copies nothing."""
+    """(R,) slot of each row that is read; None when they are 0..R-1, so that reading is a view and copies
+    nothing."""
     rows: int
+    """Rows that are read; the rest of the pass is fresh."""
+    tokens: int
+    """Their new tokens, the first of the pass."""
     first: int
     """First position read: 0, or with a window the first that some new token sees."""
     seen: int
@@ -57,6 +61,8 @@ class CachePlan:
 _STEP = 32
 """In half precision on a CPU as many places are looked at as are a multiple of this: oneDNN makes code for
 every new size, which took 4 ms of each token of a single reply of SmolLM2-135M."""
+_FEW = 8
+"""Rows that are moved one by one."""
 _MAPPED = 1 << 20
 """Bytes from which on memory is mapped instead of filled."""
 
@@ -122,12 +128,17 @@ class KVCache:
         self.lengths[torch.as_tensor(slot_indices)] = 0
 
     def move(self, source: int | Sequence[int], target: int | Sequence[int]) -> None:
-        """Copy rows: slot `target` becomes what slot `source` is (one to one, or one to many)."""
+        """Copy rows: slot `target` becomes what slot `source` is (one to one, or one to many; no target is a
+        source)."""
         sources = torch.as_tensor(source).reshape(-1)
         targets = torch.as_tensor(target).reshape(-1)
         sources = sources.expand(targets.shape)
         filled = int(self.lengths[sources].max())
         for stored in (self.keys, self.values):
+            if len(targets) <= _FEW and stored.device.type == "cpu":  # row by row, without a copy between
+                for one, other in zip(sources.tolist(), targets.tolist(), strict=True):
+                    stored[:, other, :, :filled] = stored[:, one, :, :filled]
+                continue
             stored[:, targets.to(stored.device), :, :filled] = stored[
                 :, sources.to(stored.device), :, :filled
             ]
@@ -144,21 +155,24 @@ class KVCache:
         keys[:, :, :, :filled], values[:, :, :, :filled] = self.keys, self.values
         self.keys, self.values = keys, values
 
-    def plan(self, lengths: Sequence[int], slots: Tensor | None) -> CachePlan:
+    def plan(self, lengths: Sequence[int], slots: Tensor | None, fresh: int = 0) -> CachePlan:
         """Lay out one forward pass that appends lengths[r] tokens to slot slots[r] (default: slots 0..R-1).
+
+        fresh: the last so many, not all, go into empty slots; they are written, and not read.
 
         Raises ValueError when a row would not fit: the caller schedules and must `grow` first.
         """
         device = self.keys.device
-        rows = len(lengths)
-        chosen = torch.arange(rows) if slots is None else slots.to("cpu", torch.int64)
-        contiguous = slots is None or bool(torch.equal(chosen, torch.arange(rows)))
-        before = self.lengths[chosen]  # (R,)
-        added = torch.tensor(lengths)
+        every = torch.arange(len(lengths)) if slots is None else slots.to("cpu", torch.int64)
+        contiguous = slots is None or bool(torch.equal(every, torch.arange(len(lengths))))
+        all_before, all_added = self.lengths[every], torch.tensor(lengths)
+        if (most := int((all_before + all_added).max())) > self.capacity:
+            raise ValueError(f"a row of {most} tokens does not fit a cache of capacity {self.capacity}")
+        rows = len(lengths) - fresh
+        lengths, chosen = lengths[:rows], every[:rows]
+        before, added = all_before[:rows], all_added[:rows]  # (R,)
         after = before + added
         seen = int(after.max())
-        if seen > self.capacity:
-            raise ValueError(f"a row of {seen} tokens does not fit a cache of capacity {self.capacity}")
         if self.keys.dtype.itemsize == 2 and device.type == "cpu":
             seen = min(self.capacity, -(-seen // _STEP) * _STEP)
         kv_heads, new = self.keys.shape[2], max(lengths)
@@ -174,7 +188,13 @@ class KVCache:
             restore = row * new + within
             gather = starts[:, None] + torch.minimum(torch.arange(new), added[:, None] - 1)  # (R, new)
         heads = torch.arange(kv_heads)
-        write = ((chosen[row, None] * kv_heads + heads) * self.capacity + place[:, None]).view(-1)
+        new_slots, new_places = chosen[row], place
+        if fresh:
+            behind = all_added[rows:]
+            within = torch.arange(int(behind.sum())) - (behind.cumsum(0) - behind).repeat_interleave(behind)
+            new_slots = torch.cat((new_slots, every[rows:].repeat_interleave(behind)))
+            new_places = torch.cat((new_places, within))
+        write = ((new_slots[:, None] * kv_heads + heads) * self.capacity + new_places[:, None]).view(-1)
         first = 0 if self.window is None else max(0, int(before.min()) + 1 - self.window)
         bias = None
         if not single or bool((after != seen).any()):
@@ -189,15 +209,16 @@ class KVCache:
         return CachePlan(
             slots=None if contiguous else chosen.to(device),
             rows=rows,
+            tokens=place.numel(),
             first=first,
             seen=seen,
             write=write.to(device),
-            new_slots=chosen[row].to(device),
-            new_places=place.to(device),
+            new_slots=new_slots.to(device),
+            new_places=new_places.to(device),
             bias=None if bias is None else bias.to(device),
             gather=None if gather is None else gather.to(device),
             restore=restore.to(device),
-            empty=not bool(before.any()),
+            empty=not bool(all_before.any()),
         )
 
     def advance(self, lengths: Sequence[int], slots: Tensor | None) -> None:

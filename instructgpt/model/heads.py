@@ -36,9 +36,10 @@ class _Headed(nn.Module):
         dropout: float = 0.0,
         rows: Tensor | None = None,
         branches: Sequence[int] | None = None,
+        fresh: int = 0,
     ) -> Tensor:
         """Hidden states (N, D), or (n, D) of the tokens `rows`; see `Transformer.forward`."""
-        return self.transformer(ids, positions, lengths, cache, slots, dropout, rows, branches)
+        return self.transformer(ids, positions, lengths, cache, slots, dropout, rows, branches, fresh)
 
 
 class LanguageModel(_Headed):

@@ -80,8 +80,9 @@ class Attention(nn.Module):
         """(N, D) -> (N, D), or (n, D) of the tokens `rows`.
 
         `packed` where tokens see only their own document and what it goes on from, else `cached` and
-        `stored`.
+        `stored`; with both, the first `cached.tokens` are read from the cache, and the rest are packed.
         """
+        assert packed is not None or cached is not None
         both = self.heads + self.kv_heads
         projected = self.qkv(hidden).view(-1, both + self.kv_heads, self.head_dim)  # (N, H + 2K, d)
         query_key, value = projected[:, :both], projected[:, both:]
@@ -93,13 +94,16 @@ class Attention(nn.Module):
         if cached is not None and stored is not None:
             cached.store(stored[0], query_key[:, self.heads :])
             cached.store(stored[1], value)
+        parts = []
+        if cached is not None and stored is not None and not cached.empty:
+            query, held = query_key[: cached.tokens, : self.heads], cached.tokens
+            parts.append(cached_attention(query, stored[0], stored[1], cached))
+            query_key, value = query_key[held:], value[held:]
         if isinstance(packed, BranchPlan):
-            mixed = branch_attention(query_key, value, self.heads, packed)
+            parts.append(branch_attention(query_key, value, self.heads, packed))
         elif packed is not None:
-            mixed = packed_attention(query_key, value, self.heads, packed)
-        else:
-            assert cached is not None and stored is not None
-            mixed = cached_attention(query_key[:, : self.heads], stored[0], stored[1], cached)
+            parts.append(packed_attention(query_key, value, self.heads, packed))
+        mixed = parts[0] if len(parts) == 1 else torch.cat(parts)
         return self.output(mixed if rows is None else take_rows(mixed, rows))
 
 
@@ -173,6 +177,7 @@ class Transformer(nn.Module):
         dropout: float = 0.0,
         rows: Tensor | None = None,
         branches: Sequence[int] | None = None,
+        fresh: int = 0,
     ) -> Tensor:
         """Hidden states (N, D) of packed tokens; documents never see one another.
 
@@ -186,18 +191,21 @@ class Transformer(nn.Module):
         branches: the first len(branches) documents are prompts and the others go on from them, branches[i]
             of them from prompt i in order, largest numbers first; each sees its prompt and itself. Their
             `positions` continue the prompt's. 0 = a document by itself. Without a cache.
+        fresh: the last so many documents go into empty slots of the cache and see only themselves: new
+            prompts are read in the pass in which other rows go on.
         """
         packed: PackedPlan | BranchPlan | None = None
         cached: CachePlan | None = None
         if cache is not None:
             if torch.is_grad_enabled():
                 raise ValueError("a cached forward pass carries no gradients: use torch.inference_mode()")
-            cached = cache.plan(lengths, slots)
+            cached = cache.plan(lengths, slots, fresh if fresh < len(lengths) else 0)
         if branches is not None:
             assert cache is None
             packed = plan_branches(lengths, branches, self.config, ids.device, self.embedding.weight.dtype)
-        elif cached is None or cached.empty:
-            packed = plan_packed(lengths, ids.device, self.embedding.weight.dtype, self.config.window)
+        elif cached is None or cached.empty or fresh:
+            alone = lengths if cached is None or cached.empty else lengths[-fresh:]
+            packed = plan_packed(alone, ids.device, self.embedding.weight.dtype, self.config.window)
         hidden = self.embedding(ids)
         rotary = None
         if self.position_embedding is not None:

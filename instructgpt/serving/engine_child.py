@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import pickle
 import signal
 import sys
 import threading
@@ -98,7 +99,9 @@ class _PipeEngines(Engines):
     def __init__(self, models: list[Loaded], config: ServeConfig, pipe: Connection) -> None:
         super().__init__(models, config.slots, config.cache_mib << 20, lookup=config.lookup)
         self._pipe = pipe
+        self._lanes = list(self.lanes.values())
         self._told: list[Figures] = []
+        self._requests: dict[int, _Request] = {}
 
     def send(self, news: list[tuple[Owner, Event]]) -> None:
         """See `Engines`."""
@@ -106,31 +109,38 @@ class _PipeEngines(Engines):
         if not news and figures == self._told:
             return
         self._told = figures
-        wires = [wire(running.number, event) for running, event in news if isinstance(running, _Request)]
+        wires = []
+        for running, event in news:
+            assert isinstance(running, _Request)
+            wires.append(wire(running.number, event))
+            if not running.open:
+                self._requests.pop(running.number, None)
         try:
             self._pipe.send((figures, wires))
         except OSError:  # the server is gone
             self.end()
 
     def listen(self) -> None:
-        """Take in messages until the server says stop, or is gone."""
-        lanes = list(self.lanes.values())
-        requests: dict[int, _Request] = {}
+        """Empty the pipe until the server is gone, so that it never waits for a step to end; in a thread of
+        its own, which leaves reading the messages to the loop: it would take Python's lock from it."""
         while True:
             try:
-                message: Any = self._pipe.recv()
+                self.post(self._pipe.recv_bytes())
             except (EOFError, OSError):
-                message = None
-            if isinstance(message, Add):
-                requests = {number: found for number, found in requests.items() if found.open}
-                requests[message.number] = _Request(message.number, message.jobs)
-                self.add(lanes[message.lane], requests[message.number], message.caller)
-            elif isinstance(message, Drop):
-                if (found := requests.pop(message.number, None)) is not None:
-                    self.drop(found)
-            else:
                 self.end()
                 return
+
+    def open(self, message: bytes) -> None:
+        """See `Engines`."""
+        found: Any = pickle.loads(message)
+        if isinstance(found, Add):
+            asked = self._requests[found.number] = _Request(found.number, found.jobs)
+            self.add(self._lanes[found.lane], asked, found.caller)
+        elif isinstance(found, Drop):
+            if (dropped := self._requests.pop(found.number, None)) is not None:
+                self.drop(dropped)
+        else:
+            self.end()
 
 
 def keep_for_good() -> None:

@@ -51,6 +51,7 @@ class Engines(ABC):
         """
         self.lanes = {loaded: Lane(loaded, slots, cache_bytes, quantum, lookup) for loaded in models}
         self._wake = threading.Condition()
+        self._posted: list[bytes] = []
         self._arrived: list[tuple[Lane, Owner, str]] = []
         self._cancelled: list[Owner] = []
         self._lane_of: dict[Owner, Lane] = {}
@@ -92,7 +93,16 @@ class Engines(ABC):
             for lane in self.lanes.values()
         ]
 
+    def post(self, message: bytes) -> None:
+        """Hand over a message that the loop is to `open`, from any thread."""
+        with self._wake:
+            self._posted.append(message)
+            self._wake.notify()
+
     # -- what a subclass decides ---------------------------------------------------------------------------
+
+    def open(self, message: bytes) -> None:  # noqa: B027  # not all have messages
+        """Do what a posted message says; called by the loop."""
 
     @abstractmethod
     def send(self, news: list[tuple[Owner, Event]]) -> None:
@@ -125,8 +135,12 @@ class Engines(ABC):
     def _take(self) -> bool:
         """Take in what has arrived; waits while there is nothing to do. False: stop."""
         with self._wake:
-            while not (self._arrived or self._cancelled or self._stop or self._busy):
+            while not (self._posted or self._arrived or self._cancelled or self._stop or self._busy):
                 self._wake.wait()
+            posted, self._posted = self._posted, []
+        for message in posted:
+            self.open(message)
+        with self._wake:
             arrived, self._arrived = self._arrived, []
             cancelled, self._cancelled = self._cancelled, []
             stop = self._stop

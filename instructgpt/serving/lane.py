@@ -71,6 +71,7 @@ class Lane:
         self.drawn = self.read = self.preempted = self.ended = 0
         """Totals for the metrics: tokens drawn and read, rows paused, jobs ended."""
         self._patience = 0
+        self._owed = False  # whether anything was drawn since the shares were charged
         self._hand: list[Entry] = []  # on their way from a queue to a result or a slot
         self._start_engine()
 
@@ -207,6 +208,7 @@ class Lane:
 
     def _step(self, out: Outbox) -> None:
         step = self._engine.step()
+        self._owed = True
         self.drawn += len(step.tokens)
         for number, index in step.tokens:
             entry = self.active.get(number)
@@ -236,8 +238,10 @@ class Lane:
 
     def _settle(self) -> None:
         """Charge what was drawn: service is counted when somebody waits for it, not at every token."""
-        for entry in self.active.values():
-            self._charge(entry)
+        if self._owed:
+            for entry in self.active.values():
+                self._charge(entry)
+        self._owed = False
 
     def _charge(self, entry: Entry) -> None:
         self.draws.charge(entry.share, entry.turn - entry.charged)

@@ -39,9 +39,9 @@ class _TreeCache(KVCache):
     branches: Sequence[Sequence[int]] | None = None
     """Lengths of the branches that the next pass appends to each row; None: one text a row."""
 
-    def plan(self, lengths: Sequence[int], slots: Tensor | None) -> CachePlan:
+    def plan(self, lengths: Sequence[int], slots: Tensor | None, fresh: int = 0) -> CachePlan:
         """As the cache's own plan, with branches hidden from each other."""
-        plan = super().plan(lengths, slots)
+        plan = super().plan(lengths, slots, fresh)
         if self.branches is None or max(lengths) == 1:
             return plan
         before = self.lengths[: len(lengths)] if slots is None else self.lengths[slots]

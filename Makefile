@@ -72,7 +72,8 @@ verify: $(VENV)/.test
 	$(BIN)/python -m benchmarks.interpolate
 	$(BIN)/python -m benchmarks.lora
 	$(BIN)/python -m benchmarks.label_load --databases sqlite,postgresql
-	$(BIN)/python -m benchmarks.serve_load --model runs/verify/seed-0/ppo_ptx
+	$(BIN)/python -m benchmarks.serve_load --cache-mib 26000 \
+		--models SmolLM2-135M=runs/lora/base,practice-world=runs/verify/seed-0/ppo_ptx
 	$(BIN)/python -m benchmarks.flywheel
 	$(BIN)/python -m benchmarks.coverage
 	$(BIN)/python -m benchmarks.imdb

@@ -158,16 +158,18 @@ def _show(summary: dict[str, Any]) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
     # Read by OpenMP when torch loads: idle threads spin for some microseconds, then sleep. Spinning on, as is
     # the default, brings two jobs on the same cores to a standstill (15,600 tokens/s of pretraining alone,
     # 170 beside another job); sleeping at once halves the speed of small models (8,000 against 18,900).
     os.environ.setdefault("GOMP_SPINCOUNT", "5000")
     # Read by oneDNN: it keeps the code of so many products, each shape another. With the usual 1,024 the
     # demo's PPO, whose batches have ever new shapes, takes 300 MiB more in six rounds than with 32, in the
-    # same time.
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
+    # same time. A server goes through some hundred shapes over and over, as replies come and go: with 64 of
+    # them kept, half of its engine's time went into making code anew.
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "1024" if arguments[:1] == ["serve"] else "64")
     try:
-        _dispatch(list(sys.argv[1:] if argv is None else argv))
+        _dispatch(arguments)
     except InstructGPTError as error:
         print(f"instructgpt: {error}", file=sys.stderr)
         return error.exit_code

@@ -14,9 +14,9 @@ from instructgpt.serving.queueing import FairQueue, Share
 
 QUANTUM = 128
 """Tokens that a row draws at least before it may have to make room for those who had less."""
-PATIENCE = 4
-"""Steps that a request may wait for others to be read together with it, while the engine is busy: reading few
-prompts costs almost as much as reading many."""
+PATIENCE = 1
+"""Steps that a request may wait for others to be read together with it, while the engine is busy: a pass that
+reads one prompt costs almost as much as one that reads many."""
 READ_SHARE = 1 / 8
 """Service that reading a token counts for, in drawn tokens."""
 

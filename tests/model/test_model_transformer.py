@@ -163,6 +163,59 @@ def test_decoding_reads_no_more_of_the_cache_than_the_window():
     assert cache.plan([1, 1], None).bias is None  # all five for both rows
 
 
+@CONFIGS
+@pytest.mark.parametrize("slots", [None, [5, 2, 0, 4, 1]])
+def test_new_prompts_are_read_where_others_go_on(config, slots):
+    """One pass in which two rows take their next tokens and three prompts are read, and one more behind it:
+    every token as in its own document alone. What the slots of the new ones held before is not seen."""
+    model, rows = lively(config), documents([12, 31, 9, 1, 20])
+    cache = KVCache(config, slots=6, capacity=64)
+    torch.nn.init.normal_(cache.keys)
+    torch.nn.init.normal_(cache.values)
+    chosen = None if slots is None else torch.tensor(slots)
+    places = list(range(5)) if slots is None else slots
+    begun = [rows[0][:7], rows[1][:30]]
+    with torch.inference_mode():
+        model(*packed(begun), cache, None if chosen is None else chosen[:2])
+        cache.lengths[torch.tensor(places[2:])] = 0
+        parts = [rows[0][7:11], rows[1][30:], rows[2][:8], rows[3], rows[4][:15]]
+        first = [7, 30, 0, 0, 0]
+        got = model(*packed(parts, first), cache, chosen, fresh=3).split([len(p) for p in parts])
+        assert [int(cache.lengths[place]) for place in places] == [11, 31, 8, 1, 15]
+        left = torch.tensor([0, 2, 4])
+        rest = [rows[0][11:], rows[2][8:], rows[4][15:]]
+        after = model(*packed(rest, [11, 8, 15]), cache, torch.tensor(places)[left])
+        for row, part, start in zip(rows, got, first, strict=True):
+            expected = model(*packed([row]))[start : start + len(part)]
+            torch.testing.assert_close(part, expected, atol=2e-5, rtol=2e-5)
+        for number, part in zip(left.tolist(), after.split([len(r) for r in rest]), strict=True):
+            torch.testing.assert_close(
+                part, model(*packed([rows[number]]))[-len(part) :], atol=2e-5, rtol=2e-5
+            )
+
+
+@pytest.mark.parametrize("count", [3, 12])
+def test_slots_move(count):
+    """Few are copied one by one, many at once; to each its own, or one to all."""
+    cache = KVCache(LLAMA, slots=2 * count, capacity=9)
+    generator = torch.Generator().manual_seed(0)
+    for stored in (cache.keys, cache.values):
+        stored.copy_(torch.randn(stored.shape, generator=generator))
+    cache.lengths[:] = torch.arange(2 * count) % 9
+    before = [cache.keys.clone(), cache.values.clone(), cache.lengths.clone()]
+    sources, targets = list(range(count, 2 * count)), list(range(count))[::-1]
+    cache.move(sources, targets)
+    for source, target in zip(sources, targets, strict=True):
+        length = int(before[2][source])
+        assert int(cache.lengths[target]) == length
+        for stored, was in zip((cache.keys, cache.values), before, strict=False):
+            assert torch.equal(stored[:, target, :, :length], was[:, source, :, :length])
+            assert torch.equal(stored[:, source], was[:, source])
+    cache.move(count, targets)
+    length = int(before[2][count])
+    assert all(torch.equal(cache.keys[:, t, :, :length], before[0][:, count, :, :length]) for t in targets)
+
+
 @pytest.mark.parametrize("length", [20, EXPLICIT_LENGTH + 20])
 def test_a_window_under_autocast(length):
     """bfloat16 products take the same mask."""

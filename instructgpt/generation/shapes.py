@@ -14,10 +14,10 @@ _LEAST = 8
 
 
 def round_up(tokens: int) -> int:
-    """The next round number of tokens: 8, 16, 32, 64, 80, 96, ... 256, 320, 384, ..."""
+    """The next round number of tokens: 8, 16, 32, 64, 72, 80, ... 256, 320, 384, ..."""
     if tokens <= STEP:
         return max(_LEAST, 1 << (tokens - 1).bit_length())
-    step = STEP // 4 if tokens <= 4 * STEP else STEP
+    step = STEP // 8 if tokens <= 4 * STEP else STEP
     return -(-tokens // step) * step
 
 

@@ -38,6 +38,8 @@ FEW_ROWS = 8
 # A group may hold this much padding. One more group costs some ten kernel launches a layer.
 LENGTH_SLACK = 1.25
 LENGTH_SLACK_TOKENS = 8
+# Where asked for, documents that fill no more than this with all their padding are one group.
+FEW_TOKENS = 512
 
 
 @dataclass(frozen=True)
@@ -65,21 +67,27 @@ class PackedPlan:
 
 
 def plan_packed(
-    lengths: Sequence[int], device: torch.device, dtype: torch.dtype, window: int | None = None
+    lengths: Sequence[int],
+    device: torch.device,
+    dtype: torch.dtype,
+    window: int | None = None,
+    together: bool = False,
 ) -> PackedPlan:
     """Group documents of like length; `lengths` are tokens per document in packed order, each at least 1.
 
     window: how many tokens up to itself a token sees; None is all of its document.
+    together: a few short documents are one group, whatever their lengths; for passes that are mostly overhead.
     """
     half = dtype.itemsize == 2 or torch.is_autocast_enabled(device.type)
     most = HALF_EXPLICIT_LENGTH if half and device.type == "cpu" else EXPLICIT_LENGTH
     if min(lengths) == max(lengths):
         return PackedPlan((_group(len(lengths), lengths[0], device, dtype, window, most),), None, None)
     order = sorted(range(len(lengths)), key=lengths.__getitem__)
+    few = together and len(lengths) * max(lengths) <= FEW_TOKENS
     members: list[list[int]] = [[order[0]]]
     for document in order[1:]:
         shortest = lengths[members[-1][0]]
-        if lengths[document] <= max(shortest * LENGTH_SLACK, shortest + LENGTH_SLACK_TOKENS):
+        if few or lengths[document] <= max(shortest * LENGTH_SLACK, shortest + LENGTH_SLACK_TOKENS):
             members[-1].append(document)
         else:
             members.append([document])

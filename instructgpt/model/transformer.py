@@ -205,7 +205,8 @@ class Transformer(nn.Module):
             packed = plan_branches(lengths, branches, self.config, ids.device, self.embedding.weight.dtype)
         elif cached is None or cached.empty or fresh:
             alone = lengths if cached is None or cached.empty else lengths[-fresh:]
-            packed = plan_packed(alone, ids.device, self.embedding.weight.dtype, self.config.window)
+            dtype, window = self.embedding.weight.dtype, self.config.window
+            packed = plan_packed(alone, ids.device, dtype, window, together=cache is not None)
         hidden = self.embedding(ids)
         rotary = None
         if self.position_embedding is not None:

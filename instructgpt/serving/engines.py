@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from instructgpt.serving.catalog import Loaded
-from instructgpt.serving.jobs import Event
+from instructgpt.serving.jobs import End, Event
 from instructgpt.serving.lane import QUANTUM, Lane, Owner
 
 FLUSH_SECONDS = 0.04
@@ -179,6 +179,7 @@ class News:
 
     def __init__(self) -> None:
         self._events: dict[Owner, dict[int, Event]] = {}
+        self._due: set[Owner] = set()  # whose news is to go out at once
 
     def event(self, running: Owner, index: int) -> Event:
         """The unsent event of job `index`."""
@@ -187,17 +188,20 @@ class News:
             events[index] = Event(index)
         return events[index]
 
+    def end(self, running: Owner, index: int, end: End) -> None:
+        """Job `index` has ended: the last that is said of it."""
+        self.event(running, index).end = end
+        self._due.add(running)
+
     def drop(self, running: Owner) -> None:
         """Forget what nobody waits for."""
         self._events.pop(running, None)
+        self._due.discard(running)
 
     def take(self, everything: bool) -> list[tuple[Owner, Event]]:
         """All of it, or of requests with a job that has ended."""
-        chosen = [
-            running
-            for running, events in self._events.items()
-            if everything or any(event.end is not None for event in events.values())
-        ]
+        chosen = [running for running in self._events if everything or running in self._due]
+        self._due.clear()
         found = [(running, event) for running in chosen for event in self._events.pop(running).values()]
         for _, event in found:
             event.sent = True

@@ -54,6 +54,10 @@ class Outbox(Protocol):
         """The event of this job that is not sent yet; it is sent in its own time."""
         ...
 
+    def end(self, running: Owner, index: int, end: End) -> None:
+        """This job has ended; that is sent at once."""
+        ...
+
 
 class Lane:
     """One model's engine and queue."""
@@ -248,6 +252,6 @@ class Lane:
         entry.charged = entry.turn
 
     def _end(self, entry: Entry, out: Outbox, end: End) -> None:
-        out.event(entry.running, entry.index).end = end
+        out.end(entry.running, entry.index, end)
         entry.running.open -= 1
         self.ended += 1

@@ -166,7 +166,7 @@ def test_news_of_what_has_ended_goes_first() -> None:
     async def main() -> None:
         news, jobs = News(), [Draw(Request((1,), 0, 1))]
         ended, drawing = Running(jobs, lambda _: None), Running(jobs, lambda _: None)
-        news.event(ended, 0).end = "stop"
+        news.end(ended, 0, "stop")
         news.event(drawing, 0).tokens.append(Token(5, None))
         assert news.take(False) == [(ended, Event(0, end="stop"))]
         assert news.take(False) == []

@@ -8,9 +8,9 @@ Starts `instructgpt serve` as a process, and measures in this order:
    with the offline engine's; the server's memory is read every second.
 3. Clients that disconnect in the middle of a stream; then no slot may be taken and nothing may wait.
 
-All for each model that is named. Writes docs/results/serve-load.md. Exit code 1 if a bound is missed: no error, no wrong text, at least 0.8 of
-the offline engine's tokens per second, memory within 5 % of its level after a fifth of the time, and no slot
-left.
+All for each model that is named. Writes docs/results/serve-load.md. Exit code 1 if a bound is missed: no
+error, no wrong text, at least 0.8 of the offline engine's tokens per second, memory within 5 % of its level
+after a fifth of the time, and no slot left.
 """
 
 from __future__ import annotations
@@ -85,16 +85,8 @@ def offline(
 def start(folder: str, slots: int, cache_mib: int) -> tuple[subprocess.Popen[str], int]:
     """The server's process and its port."""
     command = [sys.executable, "-m", "instructgpt", "serve", f"model={folder}", "--port", "0"]
-    command += [
-        "--slots",
-        str(slots),
-        "--cache-mib",
-        str(cache_mib),
-        "--chat",
-        "False",
-        "--feedback",
-        os.devnull,
-    ]
+    command += ["--slots", str(slots), "--cache-mib", str(cache_mib)]
+    command += ["--chat", "False", "--feedback", os.devnull]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     line = process.stderr.readline()
@@ -359,8 +351,8 @@ def page(arguments: argparse.Namespace, found: dict[str, dict[str, Any]]) -> tup
         f"`python -m benchmarks.serve_load` on {date.today().isoformat()}: {os.cpu_count()} cores, "
         f"{platform.machine()}, Python {platform.python_version()}, torch {torch.__version__}, "
         f"{arguments.threads} thread(s) for the model. {arguments.clients} streaming clients for "
-        f"{arguments.seconds:g} s, greedy replies of up to {arguments.max_new} tokens. The clients run on the "
-        "same machine. This page is written by `benchmarks/serve_load.py`.",
+        f"{arguments.seconds:g} s, greedy replies of up to {arguments.max_new} tokens. The clients run on "
+        "the same machine. This page is written by `benchmarks/serve_load.py`.",
         "",
         "| | " + " | ".join(found) + " |",
         "|---|" + "---|" * len(found),

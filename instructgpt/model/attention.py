@@ -76,7 +76,7 @@ def plan_packed(
     """Group documents of like length; `lengths` are tokens per document in packed order, each at least 1.
 
     window: how many tokens up to itself a token sees; None is all of its document.
-    together: a few short documents are one group, whatever their lengths; for passes that are mostly overhead.
+    together: few short documents are one group, whatever their lengths; for passes that are mostly overhead.
     """
     half = dtype.itemsize == 2 or torch.is_autocast_enabled(device.type)
     most = HALF_EXPLICIT_LENGTH if half and device.type == "cpu" else EXPLICIT_LENGTH

@@ -198,7 +198,7 @@ def test_prompt_logprobs_in_small_pieces(model: LanguageModel, monkeypatch: pyte
 def test_round_numbers_of_tokens() -> None:
     assert [round_up(n) for n in (1, 8, 9, 17, 33, 64, 65, 128, 257)] == [8, 8, 16, 32, 64, 64, 72, 128, 320]
     assert fill_up([[1, 2, 3], [4]], 64) == (0,) * 4 and fill_up([[1] * 8], 64) == ()
-    assert fill_up([[1] * 65], 40) == ()
+    assert fill_up([[1] * 257], 40) == ()
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])

@@ -29,7 +29,7 @@ Summary = Mapping[str, Any]
 DOCS = Path(__file__).parent.parent / "docs"
 RESULTS, FIGURE = DOCS / "results" / "frontier.md", DOCS / "images" / "frontier.svg"
 BOUND, MOST, PROMPTS = 0.9, 16, 500
-BETAS: tuple[float, ...] = (1.0, 0.4)
+BETAS: tuple[float, ...] = (4.0, 1.5, 0.9, 0.6)
 # What differs from the demo's PPO-ptx. The moving average is measured, as noise of single steps costs KL.
 PPO: dict[str, Any] = {
     "iterations": 140,

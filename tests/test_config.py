@@ -1,5 +1,6 @@
 """Configuration from TOML and flags, and the command line's behaviour on mistakes."""
 
+import os
 import subprocess
 import sys
 import time
@@ -203,3 +204,20 @@ def test_a_switch_may_stand_alone(words: list[str], quick: bool) -> None:
 def test_a_switch_takes_no_other_word() -> None:
     with pytest.raises(ConfigError, match="--quick: 'maybe' is neither True nor False"):
         parse(DemoConfig, ["--quick", "maybe"], "demo")
+
+
+@pytest.mark.parametrize(("verb", "kept"), [("serve", "1024"), ("ppo", "64")])
+def test_a_server_keeps_the_code_of_more_products(
+    verb: str, kept: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Few for memory, but a server goes through hundreds of shapes over and over; what the user set stays."""
+    name = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
+    monkeypatch.setenv(name, "")  # put back at the end
+    monkeypatch.delenv(name)
+    with pytest.raises(SystemExit):
+        main([verb, "--help"])
+    assert os.environ[name] == kept
+    monkeypatch.setenv(name, "7")
+    with pytest.raises(SystemExit):
+        main([verb, "--help"])
+    assert os.environ[name] == "7"

@@ -170,6 +170,24 @@ def test_samples_of_one_prompt_read_it_once(monkeypatch: pytest.MonkeyPatch) -> 
     assert sum(read) < 4 * 4
 
 
+def test_short_prompts_are_read_in_passes_of_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two slots, three prompts: no pass is there for a prompt alone."""
+    model = tiny_model()
+    passes: list[int] = []
+    forward = model.forward
+
+    def counting(ids, *rest, **more):  # type: ignore[no-untyped-def]
+        passes.append(len(ids))
+        return forward(ids, *rest, **more)
+
+    monkeypatch.setattr(model, "forward", counting)
+    asked = [Request((5, 6, 7), 0, 7), Request((8,), 1, 4), Request((9, 10, 11, 4), 2, 10)]
+    got = generate(model, asked, max_active=2)
+    # Longest first: the last one (10 steps) with the first one (7), whose slot the middle one (4) takes.
+    assert passes == [4 + 3, *[2] * 6, 1 + 1, 2, 2, 1]
+    assert_same(got, [plain_loop(model, request) for request in asked])
+
+
 def test_prompts_are_read_in_portions(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny_model()
     asked = requests(12, seed=8)

@@ -70,12 +70,11 @@ verify: $(VENV)/.test
 	$(BIN)/python -m benchmarks.frontier
 	$(BIN)/python -m benchmarks.comparators --runs runs/verify/seed-0,runs/verify/seed-1,runs/verify/seed-2
 	$(BIN)/python -m benchmarks.interpolate
-	$(BIN)/python -m benchmarks.lora
+	$(BIN)/python -m benchmarks.lora --runs runs/verify/seed-0,runs/verify/seed-1,runs/verify/seed-2
 	$(BIN)/python -m benchmarks.label_load --databases sqlite,postgresql
 	$(BIN)/python -m benchmarks.serve_load --cache-mib 26000 \
 		--models SmolLM2-135M=runs/lora/base,practice-world=runs/verify/seed-0/ppo_ptx
 	$(BIN)/python -m benchmarks.flywheel
-	$(BIN)/python -m benchmarks.coverage
 	$(BIN)/python -m benchmarks.imdb
 
 clean:

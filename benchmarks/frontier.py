@@ -18,9 +18,11 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from instructgpt.evaluation.best_of_n import BestOfNConfig
+from instructgpt.evaluation.best_of_n import FILE, PATH_FILE, BestOfNConfig
 from instructgpt.evaluation.best_of_n import run as best_of_n
-from instructgpt.evaluation.best_of_n_report import PLOT
+from instructgpt.evaluation.best_of_n_curve import best_of_n_curve
+from instructgpt.evaluation.best_of_n_report import PLOT, drawn_of, path_point, share_row, table
+from instructgpt.evaluation.frontier import shares
 from instructgpt.rlhf.train import PPOConfig, train
 from instructgpt.runtime.checkpoint import final_checkpoint
 from instructgpt.runtime.device import release_memory
@@ -58,18 +60,9 @@ def paths(run: Path, out: Path) -> dict[str, Path]:
 
 
 def measure(run: Path, out: Path, folders: Mapping[str, Path]) -> Summary:
-    """Best-of-n of the demo's SFT model with the checkpoints on its axes: all betas as one set."""
-    checkpoints = out / "all" / "checkpoints"
-    checkpoints.mkdir(parents=True, exist_ok=True)
-    number = 0
-    for folder in folders.values():
-        for step in sorted((folder / "checkpoints").glob("step-*")):
-            number += 1
-            link = checkpoints / f"step-{number:06d}"
-            if not link.exists():
-                link.symlink_to((step / "ema").resolve(), target_is_directory=True)
+    """Best-of-n of the demo's SFT model with the checkpoints on its axes; shares of all betas as one set."""
     settings = json.loads((run / "ppo_ptx" / "config.json").read_text(encoding="utf-8"))["config"]
-    return best_of_n(
+    summary = best_of_n(
         BestOfNConfig(
             model=str(final_checkpoint(run / "sft")),
             reward=str(final_checkpoint(run / "reward")),
@@ -78,12 +71,26 @@ def measure(run: Path, out: Path, folders: Mapping[str, Path]) -> Summary:
             out=str(out / "best-of-n"),
             n=MOST,
             judge=f"practice:{run / 'world'}",
-            paths=f"ppo_ptx={out / 'all'}",
+            paths=",".join(f"{name}={folder}" for name, folder in folders.items()),
+            weights="ema",
             max_new=settings["max_new"],
             seed=settings["seed"],
             device=settings["device"],
         )
     )
+    return summary | {"shares": {"ppo_ptx": joined_shares(out / "best-of-n", summary, settings["seed"])}}
+
+
+def joined_shares(folder: Path, summary: Summary, seed: int) -> list[dict[str, Any]]:
+    """Shares of a best-of-n run with the checkpoints of all its paths as one set."""
+    curve = best_of_n_curve(drawn_of(_rows(folder / FILE)), [row["n"] for row in summary["curve"]])
+    points = [path_point(row) for row in _rows(folder / PATH_FILE)]
+    return [share_row(share) for share in shares(curve, points, seed)]
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    with path.open(encoding="utf-8") as file:
+        return [json.loads(line) for line in file]
 
 
 def check(summaries: Mapping[str, Summary]) -> tuple[list[str], int]:
@@ -132,7 +139,7 @@ def page(summaries: Mapping[str, Summary], rows: Sequence[str], missed: int) -> 
         "",
     ]
     for name, summary in summaries.items():
-        lines += [f"## {name}", "", "```", str(summary["table"]).rstrip(), "```", ""]
+        lines += [f"## {name}", "", "```", table(summary), "```", ""]
     return "\n".join(lines)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import re
+from collections.abc import Iterable
 from typing import Any
 
 from instructgpt.errors import ConfigError
@@ -91,6 +92,16 @@ def colour(name: str) -> str:
     if name.startswith("best_of_"):
         return _COLOURS["best_of_n"]
     return _COLOURS.get(name) or _OTHERS[sum(name.encode()) % len(_OTHERS)]
+
+
+def distinct_colours(names: Iterable[str]) -> dict[str, str]:
+    """Colours for one plot: those of `colour`; names that have none of their own get different ones, as far
+    as there are enough."""
+    found = {name: colour(name) for name in names}
+    own = {name for name in found if name in _COLOURS or name.startswith("best_of_")}
+    free = [hue for hue in _OTHERS if hue not in {found[name] for name in own}] or list(_OTHERS)
+    others = [name for name in found if name not in own]
+    return found | {name: free[i % len(free)] for i, name in enumerate(others)}
 
 
 def _matplotlib() -> Any:

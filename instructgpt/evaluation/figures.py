@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from instructgpt.evaluation.drawing import INK, colour, draw, label
+from instructgpt.evaluation.drawing import INK, colour, distinct_colours, draw, label
 
 __all__ = [
     "colour",
@@ -145,18 +145,20 @@ def over_optimisation(curves: Mapping[str, Sequence[Row]], judge: str | None = "
     if judge is not None:
         kinds.append(("utility", "what is really gained", judge))
 
+    hues = distinct_colours(curves)
+
     def paint(panels: list[Any]) -> None:
         for panel, (key, title, unit) in zip(panels, kinds, strict=True):
             for name, points in curves.items():
                 style = _CURVE_STYLES.get(name, {"marker": "o"})
                 x, y = ([max(0.0, point["kl"]) for point in points], [point[key] for point in points])
-                panel.plot(x, y, color=colour(name), markersize=4, label=label(name), **style)
+                panel.plot(x, y, color=hues[name], markersize=4, label=label(name), **style)
                 if points and f"{key}_low" in points[0]:
                     ends = [[point[f"{key}_{end}"] for point in points] for end in ("low", "high")]
                     if x == sorted(x):
-                        panel.fill_between(x, *ends, color=colour(name), alpha=0.1, linewidth=0)
+                        panel.fill_between(x, *ends, color=hues[name], alpha=0.1, linewidth=0)
                     else:  # a band that turns back would cover itself
-                        panel.vlines(x, *ends, color=colour(name), alpha=0.3, linewidth=1.2)
+                        panel.vlines(x, *ends, color=hues[name], alpha=0.3, linewidth=1.2)
             panel.set_xscale("function", functions=(_root, _square))
             panel.set_xlim(left=0)
             panel.set_xticks(_root_ticks(panel.get_xlim()[1]))

@@ -10,6 +10,7 @@ from instructgpt.errors import CheckpointError, ConfigError
 from instructgpt.model.adapter import tokenizer_folder
 from instructgpt.model.heads import LanguageModel
 from instructgpt.model.hf import load_language_model
+from instructgpt.model.prepacked import prepacked
 from instructgpt.model.quantised import Weights, quantised
 from instructgpt.runtime.checkpoint import final_checkpoint
 from instructgpt.text.tokenizer import Tokenizer
@@ -23,7 +24,8 @@ def open_model(
 ) -> tuple[LanguageModel, Tokenizer]:
     """The model of a checkpoint, or of a finished stage's folder, with its tokenizer.
 
-    An adapter's checkpoint gives base and adapter merged, which runs as fast as any model.
+    An adapter's checkpoint gives base and adapter merged, which runs as fast as any model. For answering: in
+    bfloat16 and with fewer bits the matrices lie as the processor multiplies them, and can't be saved.
 
     Args:
         dtype: of what is computed.
@@ -44,4 +46,4 @@ def open_model(
             str(path),
             "put the tokenizer that the model was trained with beside it",
         )
-    return quantised(model, weights), tokenizer
+    return prepacked(model) if weights == "full" else quantised(model, weights), tokenizer

@@ -1,6 +1,8 @@
 """The pages of the frontier and of the tax: made-up summaries that pass, and each figure made worse fails."""
 
 import copy
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,7 +21,8 @@ def compared() -> dict[str, Any]:
         for n in (2, 4, 8, 16)
         for kind in ("analytic", "estimated")
     ]
-    return {"shares": {"ppo_ptx": shares}, "table": "a table"}
+    curve = [{"n": 1, "kl": 0.0, "kl_estimated": 0.0, "reward": 0.0}]
+    return {"shares": {"ppo_ptx": shares}, "curve": curve}
 
 
 def test_shares_above_the_bound_miss_nothing() -> None:
@@ -35,6 +38,24 @@ def test_one_share_below_the_bound_is_seen(key: str) -> None:
     summary["shares"]["ppo_ptx"][3][key] = interval(0.89)
     rows, missed = frontier.check({"seed-0": summary})
     assert missed == 1 and sum("**0.890" in row for row in rows) == 1
+
+
+def test_all_paths_are_one_set_of_checkpoints(tmp_path: Path) -> None:
+    """Best of 2 gains 1 at 0.1931 nats at most; one path is there at 0.1 nats with 0.5, the other with 0.9 at
+    0.3: their line is at 0.5 + 0.4 * (0.1931 - 0.1) / 0.2."""
+    best = [{"rewards": [0.0, 2.0], "logprobs": [-1.0, -1.0], "same": [0, 1]}] * 3
+    path = [
+        {"path": name, "checkpoint": name, "reward": [1 + gain] * 3, "kl": [kl] * 3, "score": []}
+        | {"length": 1.0, "eos_rate": 1.0}
+        for name, gain, kl in (("beta_2", 0.5, 0.1), ("beta_1", 0.9, 0.3))
+    ]
+    for name, rows in (("best.jsonl", best), ("paths.jsonl", path)):
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    summary = {"curve": [{"n": 1}, {"n": 2}]}
+    analytic = next(s for s in frontier.joined_shares(tmp_path, summary, 0) if s["kind"] == "analytic")
+    assert analytic["kl"] == pytest.approx(0.19315, abs=1e-5)
+    assert analytic["reward"]["mean"] == pytest.approx(0.5 + 0.4 * 0.09315 / 0.2, abs=1e-4)
 
 
 def swept() -> dict[str, Any]:

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from instructgpt.cli import main
 from instructgpt.data.records import Prompt, read_prompts
@@ -15,6 +16,8 @@ from instructgpt.generation.loading import open_model
 from instructgpt.generation.reply import sample_replies
 from instructgpt.generation.run import GenerateConfig, run
 from instructgpt.generation.spool import Spool
+from instructgpt.model.heads import LanguageModel
+from instructgpt.model.prepacked import prepacked
 from instructgpt.text.tokenizer import train_tokenizer
 
 
@@ -138,3 +141,9 @@ def test_a_foreign_tokenizer_with_more_ids_is_refused(checkpoint: Path, tmp_path
     train_tokenizer(words * 3, 400).save(folder)
     with pytest.raises(CheckpointError, match=r"the tokenizer has 400 ids, the model only 300"):
         open_model(folder)
+
+
+def test_a_checkpoint_is_opened_prepacked_in_bfloat16_alone(checkpoint: Path) -> None:
+    assert type(open_model(checkpoint)[0]) is LanguageModel
+    expected = prepacked(LanguageModel(open_model(checkpoint)[0].config).bfloat16())
+    assert type(open_model(checkpoint, dtype=torch.bfloat16)[0]) is type(expected)

@@ -22,6 +22,7 @@ from instructgpt.doctor.certificate import (
     Setting,
     certify,
     problem,
+    settings_of,
     table_models,
 )
 from instructgpt.doctor.tables import policy_logits
@@ -75,6 +76,35 @@ def test_worlds_of_the_certificate() -> None:
     rows = problem(replace(EASY, reference="peaked"), 1).logits
     assert float(plain.logits.std()) == pytest.approx(0.3, abs=0.01)
     assert float(rows.std()) == pytest.approx(1.0, abs=0.03)
+
+
+def test_a_peaked_reference_is_given_more_episodes() -> None:
+    flat, peaked = settings_of(EASY), settings_of(Setting("peaked", "independent", 0.1))
+    assert (flat.batch, flat.minibatches, flat.beta) == (2048, 8, 0.5)
+    assert (peaked.batch, peaked.minibatches, peaked.beta) == (8192, 32, 0.1)
+    assert replace(peaked, batch=2048, minibatches=8, beta=0.5) == flat
+
+
+def test_a_shift_is_one_of_the_heads_bias() -> None:
+    """The shifted reward model says 10 more of every sequence, prefixes too, and so does V, its copy."""
+    plain, shifted = problem(EASY, 1), problem(replace(EASY, shift=SHIFT), 1)
+    models = [table_models(found, CPU)[2] for found in (plain, shifted)]
+    ids = torch.tensor([*PROMPTS[0], 3, 4, *PROMPTS[1], 0])
+    positions, lengths = torch.tensor([0, 1, 2, 3, 0, 1]), [4, 2]
+    before, after = (model.score(model(ids, positions, lengths)) for model in models)
+    torch.testing.assert_close(after, before + 10.0)
+    leaf = int((plain.world.replies == torch.tensor([0, -1, -1, -1])).all(1).nonzero())
+    torch.testing.assert_close(after[-1].double(), shifted.rewards[1, leaf], rtol=0, atol=1e-5)
+    torch.testing.assert_close(before[:4], torch.zeros(4))
+
+
+def test_a_shift_changes_no_run() -> None:
+    """In the kind of world where chance decides most."""
+    hard = Setting("peaked", "independent", 0.05)
+    few = replace(SMALL, iterations=10)
+    plain, shifted = certify(hard, 3, CPU, few), certify(replace(hard, shift=SHIFT), 3, CPU, few)
+    assert 0 < plain.raw < 1
+    assert shifted.raw == pytest.approx(plain.raw, abs=2e-3)
 
 
 FAULTS = {

@@ -1,8 +1,8 @@
 """`python -m benchmarks.scaling`: does a token cost the same, however much there is to train on?
 
-Steps over 1,000, 10,000 and 100,000 sequences by the verbs themselves, four epochs of the fewest and a part
-of one of the most, with a model so small that what lies around it would show. Reading and encoding come
-before the steps and are measured as a race of their own.
+As many steps over 1,000, 10,000 and 100,000 sequences by the verbs themselves, a dozen epochs of the fewest
+and a part of one of the most, with a model so small that what lies around it would show. Reading and encoding
+come before the steps and are measured as a race of their own.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ FLAT = 1 / 1.15
 PLACE = FOLDER / "scaling"
 MODEL = {"width": 64, "layers": 2, "heads": 2, "context": 128}
 BATCH = 32
-MOST_STEPS = 400
+STEPS = 400
+"""Of everyone: a step of a process takes some percent longer the more of them came before."""
 WARM = 5
 """Steps at the start that do not count."""
 
@@ -67,14 +68,14 @@ def _data(verb: str, count: int) -> Path:
 
 
 def run(verb: str, count: int) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Train for at most `MOST_STEPS`; returns the rows of metrics and the summary."""
+    """Train for `STEPS`; returns the rows of metrics and the summary."""
     from instructgpt.pretrain.train import PretrainConfig
     from instructgpt.pretrain.train import train as pretrain
     from instructgpt.runtime.metrics import read_metrics
     from instructgpt.sft.train import SFTConfig
     from instructgpt.sft.train import train as sft
 
-    epochs = min(4 if count == COUNTS[0] else 1, MOST_STEPS * BATCH / count)
+    epochs = STEPS * BATCH / count
     data, folder = str(_data(verb, count)), str(PLACE / "model")
     with tempfile.TemporaryDirectory() as out:
         if verb == "sft":
@@ -94,7 +95,7 @@ def run(verb: str, count: int) -> tuple[list[dict[str, Any]], dict[str, Any]]:
             )
         else:
             length = MODEL["context"]
-            steps = min(MOST_STEPS, round(epochs * count * 48 / (BATCH * length)))
+            steps = round(epochs * count * 48 / (BATCH * length))
             summary = pretrain(
                 PretrainConfig(
                     data=data, tokenizer=folder, out=out, steps=steps, batch=BATCH, length=length, **MODEL

@@ -39,6 +39,10 @@ MEASURED = {
             "label-load",
             "serve-load",
             "coverage",
+            "speed-sft",
+            "speed-reward",
+            "speed-ppo",
+            "speed-generate",
         )
     ),
     "docs/images/demo.svg",

@@ -50,14 +50,15 @@ def test_demonstrations_become_as_many_tokens(little: None) -> None:
 @pytest.mark.parametrize("verb", ["sft", "pretrain"])
 def test_time_per_token_of_a_run(verb: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scaling, "PLACE", tmp_path)
-    monkeypatch.setattr(scaling, "COUNTS", (64, 260))
+    monkeypatch.setattr(scaling, "COUNTS", (64, 256))
     monkeypatch.setattr(scaling, "MODEL", {"width": 8, "layers": 1, "heads": 1, "context": 128})
     monkeypatch.setattr(scaling, "WARM", 1)
+    monkeypatch.setattr(scaling, "STEPS", 16)
     scaling.prepare()
-    found = scaling.steps(verb, 260)
+    found = scaling.steps(verb, 256)
     assert found.rates[0] > 0
-    # sft: 260 sequences, 32 a step. pretrain: 260 x 48 tokens, 32 x 128 a step.
-    assert found.facts["steps"] == {"sft": 9, "pretrain": 3}[verb]
+    # sft: 256 sequences twice, 32 a step. pretrain: 2 x 256 x 48 tokens, 32 x 128 a step.
+    assert found.facts["steps"] == {"sft": 16, "pretrain": 6}[verb]
     assert 0 < found.facts["share of data"] < 1
     if verb == "sft":
         assert scaling.reading(64).rates[0] > 0

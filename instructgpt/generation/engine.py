@@ -22,7 +22,7 @@ from instructgpt.generation.ahead import Guesser, keep, lay_out
 from instructgpt.generation.prefill import Prefill
 from instructgpt.generation.processing import Processing
 from instructgpt.generation.requests import Completion, Request, TokenLogprobs, check_room
-from instructgpt.generation.room import CACHE_BYTES, cache_dtype, rows_for_memory
+from instructgpt.generation.room import CACHE_BYTES, engine_dtype, rows_for_memory
 from instructgpt.generation.rows import Rows
 from instructgpt.generation.sampling import keyed_uniform, sample
 from instructgpt.generation.settings_of_rows import Agreed, Stops
@@ -81,7 +81,7 @@ class Engine:
         self._slots = slots
         # Filling goes into a slot of its own, the last one.
         rows = slots + few_shapes
-        self._cache = KVCache(model.config, rows, max(1, capacity), cache_dtype(model), weight.device)
+        self._cache = KVCache(model.config, rows, max(1, capacity), engine_dtype(model, rows), weight.device)
         self._prefill = Prefill(model, self._cache, slots if few_shapes else None, PREFILL_TOKENS)
         self._guesser = Guesser(lookup)
         # Sampling needs float64, which Apple's GPUs lack.

@@ -23,3 +23,12 @@ def cache_dtype(model: LanguageModel) -> torch.dtype:
     if weight.dtype == torch.float32 and torch.is_autocast_enabled(weight.device.type):
         return torch.get_autocast_dtype(weight.device.type)
     return weight.dtype
+
+
+def engine_dtype(model: LanguageModel, rows: int) -> torch.dtype:
+    """Of the cache of an engine of so many rows. A single row on a CPU has float32 where that is no more than
+    `CACHE_BYTES`: its attention is made in float32, which took a fifth of a token to convert."""
+    dtype, config = cache_dtype(model), model.config
+    size = 8 * config.layers * config.kv_heads * config.head_dim * config.context
+    alone = rows == 1 and model.unembedding.device.type == "cpu" and size <= CACHE_BYTES
+    return torch.float32 if alone else dtype

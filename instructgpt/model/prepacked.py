@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from instructgpt.model.heads import LanguageModel
 from instructgpt.model.linear import Linear
+from instructgpt.model.one_token import OneToken
 
 
 class PrepackedWeights(nn.Module):
@@ -33,6 +34,13 @@ class PrepackedWeights(nn.Module):
         product: Tensor = torch.ops.mkldnn._linear_pointwise(inputs, self._matrix, self.bias, "none", [], "")
         return product
 
+    def added(self, inputs: Tensor, other: Tensor) -> Tensor:
+        """(n, in) and (n, out), n at least 1 -> (n, out): the product and `other`, rounded once."""
+        total: Tensor = torch.ops.mkldnn._linear_pointwise.binary(
+            inputs, other, self._matrix, self.bias, "add"
+        )
+        return total
+
 
 class PrepackedModel(LanguageModel):
     """A language model for answering alone: it can't be trained, saved or moved to another device."""
@@ -49,6 +57,7 @@ class PrepackedModel(LanguageModel):
                 if isinstance(child, Linear):
                     setattr(module, name, PrepackedWeights(child.weight, child.bias))
         self.requires_grad_(False).eval()
+        self.transformer.one_token = OneToken(self.transformer)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(n, D) -> (n, V)."""

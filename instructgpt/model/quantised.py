@@ -21,6 +21,7 @@ from instructgpt.errors import ConfigError
 from instructgpt.model.heads import LanguageModel
 from instructgpt.model.int8 import LEVELS
 from instructgpt.model.linear import Linear, linear
+from instructgpt.model.one_token import OneToken
 
 Weights = Literal["full", "int8", "int4"]
 """How the matrices are stored: as they are, in 8 bits, in 4."""
@@ -105,6 +106,8 @@ class QuantisedModel(LanguageModel):
                 if isinstance(child, Linear):
                     setattr(module, name, _stored(child, weights))
         self.requires_grad_(False).eval()
+        if self.unembedding.device.type == "cpu":
+            self.transformer.one_token = OneToken(self.transformer)
 
     @property
     def unembedding(self) -> Tensor:

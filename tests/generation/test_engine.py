@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ import torch
 from instructgpt.errors import ConfigError, DataError
 from instructgpt.generation import engine
 from instructgpt.generation.engine import Completion, Engine, Request, generate
+from instructgpt.generation.room import engine_dtype
 from instructgpt.generation.sampling import keyed_uniform, sample
 from instructgpt.model.config import ModelConfig
 from instructgpt.model.heads import LanguageModel, new_language_model
@@ -285,3 +287,14 @@ def test_prompt_beyond_the_context_is_named() -> None:
 def test_impossible_settings_name_the_flag(settings: dict[str, float], flag: str) -> None:
     with pytest.raises(ConfigError, match=flag):
         Request(**{"prompt_ids": (1,), "key": 0, "max_new": 4, **settings})  # type: ignore[arg-type]
+
+
+def test_a_single_row_on_a_cpu_has_a_cache_in_float32() -> None:
+    """Where all of it is at most CACHE_BYTES; several rows have the precision of the model."""
+    model = tiny_model().bfloat16()
+    assert engine_dtype(model, 1) == torch.float32 and engine_dtype(model, 2) == torch.bfloat16
+    assert Engine(model, 1, 16)._cache.keys.dtype == torch.float32
+    # 8 bytes x 2 layers x 2 heads x 8 numbers x context against 2^30
+    for context, expected in ((2**22, torch.float32), (2**22 + 1, torch.bfloat16)):
+        model.config = replace(model.config, context=context)
+        assert engine_dtype(model, 1) == expected

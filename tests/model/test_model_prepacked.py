@@ -49,6 +49,14 @@ def test_a_product_is_that_of_float64(rows: int, bias: bool) -> None:
     torch.testing.assert_close(found.double(), expected, rtol=2**-8, atol=1e-4)
 
 
+@pytest.mark.parametrize("rows", [1, 5])
+def test_what_is_added_is_rounded_once(rows: int) -> None:
+    weight, inputs, other = (matrix(n, m, n).bfloat16() for n, m in ((48, 80), (rows, 80), (rows, 48)))
+    found = PrepackedWeights(weight, matrix(1, 48, 3)[0].bfloat16()).added(inputs, other)
+    expected = inputs.double() @ weight.double().T + matrix(1, 48, 3)[0].bfloat16().double() + other.double()
+    torch.testing.assert_close(found.double(), expected, rtol=2**-8, atol=1e-4)
+
+
 def test_rows_that_do_not_lie_together() -> None:
     weight, wide = matrix(48, 80, 1).bfloat16(), matrix(6, 160, 2).bfloat16()
     layer = PrepackedWeights(weight)

@@ -42,6 +42,9 @@ class CachePlan:
     """(N,) place of every packed token in that rectangle."""
     empty: bool
     """No row has a prefix: the new tokens see only their own document (prefill)."""
+    runs: tuple[tuple[int, int, int, int], ...] | None = None
+    """(slot, place, first, end) of each row's new tokens where the rows are few and long: `first` to `end` of
+    the pass go to `place` and the places behind it."""
 
     def read(self, layer: Tensor) -> Tensor:
         """Keys or values of one layer (slots, kv_heads, capacity, head_dim) -> (R, kv_heads, T, head_dim)."""
@@ -51,6 +54,10 @@ class CachePlan:
 
     def store(self, layer: Tensor, new: Tensor) -> None:
         """Write new keys or values (N, kv_heads, head_dim) into one layer of the cache, in place."""
+        if self.runs is not None:
+            for slot, place, first, end in self.runs:
+                layer[slot, :, place : place + end - first] = new[first:end].transpose(0, 1)
+            return
         new, size = new.to(layer.dtype), new.shape[-1]
         if layer.is_contiguous():
             layer.view(-1, size).index_copy_(0, self.write, new.reshape(-1, size))
@@ -58,6 +65,18 @@ class CachePlan:
             layer.permute(0, 2, 1, 3).index_put_((self.new_slots, self.new_places), new)
 
 
+def _runs(slots: Tensor, before: Tensor, added: Tensor) -> tuple[tuple[int, int, int, int], ...] | None:
+    """`CachePlan.runs`: slots, what they hold and what comes, (R,) each."""
+    if int(added.sum()) < _LONG * len(added):
+        return None
+    ends = added.cumsum(0)
+    rows = zip(slots.tolist(), before.tolist(), (ends - added).tolist(), ends.tolist(), strict=True)
+    return tuple(rows)
+
+
+_LONG = 8
+"""From so many new tokens a row on average rows are stored one by one, without a table of places: 0.02
+instead of 0.3 ms for 64 keys of SmolLM2-135M."""
 _STEP = 32
 """In half precision on a CPU as many places are looked at as are a multiple of this: oneDNN makes code for
 every new size, which took 4 ms of each token of a single reply of SmolLM2-135M."""
@@ -219,6 +238,7 @@ class KVCache:
             gather=None if gather is None else gather.to(device),
             restore=restore.to(device),
             empty=not bool(all_before.any()),
+            runs=_runs(every, all_before, all_added) if device.type == "cpu" else None,
         )
 
     def advance(self, lengths: Sequence[int], slots: Tensor | None) -> None:

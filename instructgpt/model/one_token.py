@@ -80,11 +80,13 @@ class OneToken:
             projected = layer.qkv(layer.attention_norm(hidden)).view(both + kv_heads, size)
             if layer.heads_norm is not None:
                 projected = layer.heads_norm(projected)
-            wide = projected.float()
-            query_key = wide[:both] if turn is None else wide[:both].mm(turn)
-            new_key.copy_(query_key[heads:])
-            new_value.copy_(wide[both:])
-            query = query_key[:heads].view(kv_heads, -1, size)
+            query_key, value = projected.float().split((both, kv_heads))
+            if turn is not None:
+                query_key = query_key.mm(turn)
+            query, key = query_key.split((heads, kv_heads))
+            new_key.copy_(key)
+            new_value.copy_(value)
+            query = query.view(kv_heads, -1, size)
             scores = torch.baddbmm(self._unused, query, keys.float(), beta=0, alpha=scale)
             mixed = scores.softmax(-1).bmm(values.float())  # (K, H / K, d)
             hidden = layer.output(mixed.view(1, -1).to(hidden.dtype), hidden)
@@ -141,8 +143,10 @@ def _norm(norm: Norm) -> Step:
     signs = torch.tensor([[1.0], [-1.0]], dtype=weight.dtype)
     doubled = torch.stack((weight, weight)).detach()  # (2, D)
 
+    shape = doubled.shape
+
     def step(hidden: Tensor) -> Tensor:
-        return torch.layer_norm(signs * hidden, doubled.shape, doubled, None, eps)[:1]
+        return torch.layer_norm(signs * hidden, shape, doubled, None, eps).narrow(0, 0, 1)
 
     return step
 

@@ -10,6 +10,7 @@ import torch
 from instructgpt.data.records import Demonstration, Prompt, read_demonstrations
 from instructgpt.data.splits import split
 from instructgpt.errors import DataError
+from instructgpt.runtime.device import collecting_later
 from instructgpt.runtime.seeds import derive_seed
 from instructgpt.sft.settings import SFTConfig
 from instructgpt.text.chat import Rendered, render_reply
@@ -32,6 +33,7 @@ class Examples:
     dropped: int
 
 
+@collecting_later()
 def read_examples(config: SFTConfig, tokenizer: Tokenizer, context: int) -> Examples:
     """Read and encode the demonstrations that the flags name.
 

@@ -163,6 +163,26 @@ def test_decoding_reads_no_more_of_the_cache_than_the_window():
     assert cache.plan([1, 1], None).bias is None  # all five for both rows
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("slots", [None, [3, 0, 2]])
+def test_long_rows_are_stored_where_a_table_of_places_puts_them(slots, dtype):
+    """Rows of 12, 3 and 19 tokens on average are long; each goes on behind what its slot holds."""
+    chosen = None if slots is None else torch.tensor(slots)
+    stored = []
+    for long in (True, False):
+        cache = KVCache(MISTRAL, slots=4, capacity=40, dtype=dtype)
+        cache.lengths[:] = torch.tensor([4, 0, 11, 2])
+        plan = cache.plan([12, 3, 19], chosen)
+        assert plan.runs is not None
+        new = torch.randn(34, 2, 8, generator=torch.Generator().manual_seed(1))
+        for layer in (cache.keys[0], cache.values[0]):
+            (plan if long else dataclasses.replace(plan, runs=None)).store(layer, new)
+        stored.append((cache.keys.clone(), cache.values.clone()))
+    assert all(torch.equal(left, right) for left, right in zip(*stored, strict=True))
+    assert int(stored[0][0].any(-1).any(2).sum()) == 34  # each token once
+    assert cache.plan([1, 1, 19], chosen).runs is None
+
+
 @CONFIGS
 @pytest.mark.parametrize("slots", [None, [5, 2, 0, 4, 1]])
 def test_new_prompts_are_read_where_others_go_on(config, slots):

@@ -1,5 +1,6 @@
 """Devices, dtypes and memory."""
 
+import gc
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +9,7 @@ import pytest
 import torch
 
 from instructgpt.errors import ConfigError
-from instructgpt.runtime.device import peak_memory_mib, pick_device, pick_dtype
+from instructgpt.runtime.device import collecting_later, peak_memory_mib, pick_device, pick_dtype
 
 FREED = """
 import gc, torch
@@ -58,3 +59,19 @@ def test_a_started_process_does_not_count_what_its_parent_holds() -> None:
     started = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert 50 < float(started.stdout) < 800  # PyTorch alone takes 200 to 400
     assert peak_memory_mib() > 900
+
+
+def test_cycles_are_looked_for_again_afterwards() -> None:
+    """Whatever happened, and only where they were before."""
+    assert gc.isenabled()
+    with pytest.raises(ValueError, match="stop"), collecting_later():
+        assert not gc.isenabled()
+        raise ValueError("stop")
+    assert gc.isenabled()
+    gc.disable()
+    try:
+        with collecting_later():
+            pass
+        assert not gc.isenabled()
+    finally:
+        gc.enable()

@@ -43,6 +43,7 @@ MEASURED = {
             "speed-reward",
             "speed-ppo",
             "speed-generate",
+            "speed-scaling",
         )
     ),
     "docs/images/demo.svg",

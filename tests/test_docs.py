@@ -44,6 +44,7 @@ MEASURED = {
             "speed-ppo",
             "speed-generate",
             "speed-scaling",
+            "speed-evaluate",
         )
     ),
     "docs/images/demo.svg",

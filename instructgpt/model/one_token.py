@@ -142,7 +142,6 @@ def _norm(norm: Norm) -> Step:
         return norm.forward
     signs = torch.tensor([[1.0], [-1.0]], dtype=weight.dtype)
     doubled = torch.stack((weight, weight)).detach()  # (2, D)
-
     shape = doubled.shape
 
     def step(hidden: Tensor) -> Tensor:

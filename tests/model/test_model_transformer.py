@@ -164,23 +164,22 @@ def test_decoding_reads_no_more_of_the_cache_than_the_window():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("slots", [None, [3, 0, 2]])
-def test_long_rows_are_stored_where_a_table_of_places_puts_them(slots, dtype):
-    """Rows of 12, 3 and 19 tokens on average are long; each goes on behind what its slot holds."""
-    chosen = None if slots is None else torch.tensor(slots)
-    stored = []
-    for long in (True, False):
-        cache = KVCache(MISTRAL, slots=4, capacity=40, dtype=dtype)
-        cache.lengths[:] = torch.tensor([4, 0, 11, 2])
-        plan = cache.plan([12, 3, 19], chosen)
-        assert plan.runs is not None
-        new = torch.randn(34, 2, 8, generator=torch.Generator().manual_seed(1))
-        for layer in (cache.keys[0], cache.values[0]):
-            (plan if long else dataclasses.replace(plan, runs=None)).store(layer, new)
-        stored.append((cache.keys.clone(), cache.values.clone()))
-    assert all(torch.equal(left, right) for left, right in zip(*stored, strict=True))
-    assert int(stored[0][0].any(-1).any(2).sum()) == 34  # each token once
-    assert cache.plan([1, 1, 19], chosen).runs is None
+@pytest.mark.parametrize("slot", [0, 2])
+def test_a_single_row_is_stored_where_a_table_of_places_puts_it(slot, dtype):
+    """Twelve tokens behind the eleven that the slot holds, and nothing else is written."""
+    new = torch.randn(12, 2, 8, generator=torch.Generator().manual_seed(1))
+    cache = KVCache(MISTRAL, slots=4, capacity=40, dtype=dtype)
+    cache.lengths[:] = 11
+    plan = cache.plan([12], torch.tensor([slot]))
+    assert plan.alone == (slot, 11)
+    table = KVCache(MISTRAL, slots=4, capacity=40, dtype=dtype)
+    for name in ("keys", "values"):
+        plan.store(getattr(cache, name)[0], new)
+        dataclasses.replace(plan, alone=None).store(getattr(table, name)[0], new)
+        assert torch.equal(getattr(cache, name), getattr(table, name))
+        by_hand = getattr(cache, name)[0, slot, :, 11:23].transpose(0, 1)
+        assert torch.equal(by_hand, new.to(dtype)) and int(getattr(cache, name).count_nonzero()) == 12 * 2 * 8
+    assert cache.plan([12, 3], None).alone is None
 
 
 @CONFIGS

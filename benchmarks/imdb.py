@@ -1,36 +1,36 @@
 """Sentiment of IMDb reviews: an instruction-tuned SmolLM2-135M beside logistic regression and an LSTM.
 
-    python -m benchmarks.imdb --data DATA --out runs/imdb     # about an hour a seed on two cores, three seeds
-    python -m benchmarks.imdb --out runs/imdb --page          # docs/results/imdb.md from what is there
+    python -m benchmarks.imdb --data DATA --out runs/imdb              # about an hour a seed on two cores
+    python -m benchmarks.imdb --data DATA --out runs/imdb --seeds 1    # one of them, perhaps elsewhere
+    python -m benchmarks.imdb --data DATA --out runs/imdb --page       # the page, from what is there
 
-Runs examples/imdb.toml, which can be stopped at any time and goes on where it was. Writes
-docs/results/imdb.md and docs/images/imdb.svg. Bound: the tuned model's accuracy is above both baselines', the
-paired bootstrap intervals over reviews, seeds averaged, not holding 0. Exit code 1 if it is missed.
+The stages of examples/imdb.toml, a seed at a time; stopped, the same command goes on where it was. What the
+models of a seed answered is kept in docs/results/imdb/seed-N.json, and a seed that stands there is not run
+again (remove the file to do so): seeds can be made on several machines. Writes docs/results/imdb.md and
+docs/images/imdb.svg from all of them. Bound: the tuned model's accuracy is above both baselines', the paired
+bootstrap intervals over reviews, seeds averaged, not holding 0. Exit code 1 if it or a seed is missing.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
-from collections.abc import Mapping
-from datetime import date
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import sklearn
-import torch
-
+from benchmarks import imdb_seeds
+from instructgpt.evaluation.drawing import standalone
+from instructgpt.evaluation.sentiment import systems
+from instructgpt.evaluation.sentiment.figure import loss_curves
 from instructgpt.evaluation.sentiment.measures import METRICS
-from instructgpt.evaluation.sentiment.settings import BASELINES
+from instructgpt.evaluation.sentiment.run import summarise
+from instructgpt.evaluation.sentiment.settings import BASELINES, SentimentConfig
 from instructgpt.evaluation.sentiment.table import QUOTED, signed, with_interval
-from instructgpt.pipeline import RunConfig, run
 
 Summary = Mapping[str, Any]
-ROOT = Path(__file__).parent.parent
-RESULTS, FIGURE = ROOT / "docs" / "results" / "imdb.md", ROOT / "docs" / "images" / "imdb.svg"
-EXAMPLE = ROOT / "examples" / "imdb.toml"
+DOCS = Path(__file__).parent.parent / "docs"
+RESULTS, KEPT, FIGURE = DOCS / "results" / "imdb.md", DOCS / "results" / "imdb", DOCS / "images" / "imdb.svg"
+SEEDS = (0, 1, 2)
 NAMES = {
     "sft": "SmolLM2-135M, instruction-tuned on the reviews",
     "zero_shot": "SmolLM2-135M-Instruct, asked as it is",
@@ -39,16 +39,16 @@ NAMES = {
 }
 
 
-def page(summary: Summary, out: Path) -> str:
-    """docs/results/imdb.md."""
+def page(summary: Summary, made: Mapping[str, str]) -> str:
+    """docs/results/imdb.md; `made` says of each kept file when and on what machine it was made."""
     counts, systems = summary["reviews"], summary["systems"]
-    command = f"python -m benchmarks.imdb --data DATA --out {out}"
+    missing = len(SEEDS) - systems["sft"]["seeds"]
     lines = [
         "# Sentiment of film reviews, measured",
         "",
-        f"`{command}` on {date.today().isoformat()}: {os.cpu_count()} cores, {platform.machine()}, Python "
-        f"{platform.python_version()}, torch {torch.__version__}, scikit-learn {sklearn.__version__}. This "
-        "page is written by `benchmarks/imdb.py` ([what is measured](../sentiment.md)).",
+        "`python -m benchmarks.imdb --data DATA`. This page is written by `benchmarks/imdb.py` from the "
+        "answers in `docs/results/imdb/` ([what is measured](../sentiment.md)).",
+        *([f"**{missing} of {len(SEEDS)} seeds have not been run yet.**"] if missing else []),
         "",
         f"IMDb (Maas et al. 2011): {counts['train'] + counts['valid']:,} training reviews, of which "
         f"{counts['valid']} (by film) say when to stop, and {counts['test']:,} test reviews of other films. "
@@ -79,6 +79,8 @@ def page(summary: Summary, out: Path) -> str:
         "## How it was made",
         "",
         *_made(systems),
+        "",
+        *(f"- `{name}`: {when}" for name, when in made.items()),
         "",
     ]
     return "\n".join(lines)
@@ -165,6 +167,36 @@ def _made(systems: Summary) -> list[str]:
     return lines
 
 
+def measure(config: SentimentConfig, data: str, seeds: Sequence[int], changes: Sequence[str]) -> None:
+    """Train and ask what is not kept yet, a seed after the other."""
+    out = Path(config.out)
+    reviews = systems.read_data(config)
+    for seed in seeds:
+        if not (KEPT / f"seed-{seed}.json").exists():
+            folder = imdb_seeds.stages([f"sft_{seed}"], data, out, changes)
+            found = imdb_seeds.of_seed(config, reviews, folder, seed)
+            imdb_seeds.keep(KEPT / f"seed-{seed}.json", reviews, found)
+    if not (KEPT / "baselines.json").exists():
+        found = imdb_seeds.without_seed(config, reviews, out / "base")
+        imdb_seeds.keep(KEPT / "baselines.json", reviews, found)
+
+
+def settings(data: str, out: Path) -> SentimentConfig:
+    """Those of the example's last stage."""
+    stage = imdb_seeds.plan()["stage"][-1]
+    options = dict(option.split("=") for option in stage["option"])
+    folder = Path(data) / "supervised"
+    return SentimentConfig(
+        models=(f"zero_shot={out / 'base'}",),
+        train=str(folder / "imdb-train.jsonl.gz"),
+        test=str(folder / "imdb-test.jsonl.gz"),
+        tokens=int(options["tokens"]),
+        curve=int(options["curve"]),
+        out=str(out / "answers"),
+        dtype=stage["dtype"],
+    )
+
+
 def main() -> int:
     """Run what is not finished, write the page."""
     parser = argparse.ArgumentParser(
@@ -172,19 +204,23 @@ def main() -> int:
     )
     parser.add_argument("--data", default="../shared/data", help="folder with supervised/imdb-*.jsonl.gz")
     parser.add_argument("--out", default="runs/imdb", help="run folder")
+    parser.add_argument("--seeds", default=",".join(map(str, SEEDS)), help="seeds to run, commas between")
     parser.add_argument("--set", nargs="*", default=[], help="changes to the example, as sft_0.lr=2e-5")
-    parser.add_argument("--page", action="store_true", help="only write the page of a finished run")
+    parser.add_argument("--page", action="store_true", help="only write the page from what is kept")
     arguments = parser.parse_args()
     out = Path(arguments.out)
+    imdb_seeds.stages([], arguments.data, out, arguments.set)
+    config = settings(arguments.data, out)
     if not arguments.page:
-        run(RunConfig(file=str(EXAMPLE), data=arguments.data, out=str(out), set=tuple(arguments.set)))
-    summary = json.loads((out / "sentiment" / "summary.json").read_text(encoding="utf-8"))
-    text = page(summary, out)
-    RESULTS.parent.mkdir(parents=True, exist_ok=True)
+        measure(config, arguments.data, [int(seed) for seed in arguments.seeds.split(",")], arguments.set)
+    reviews = systems.read_data(config)
+    kept = {path.stem: imdb_seeds.kept(path, reviews) for path in sorted(KEPT.glob("*.json"))}
+    summary = summarise(config, reviews, imdb_seeds.joined(list(kept.values())))
+    text = page(summary, {name: f"{file['date']}, {file['machine']}" for name, file in kept.items()})
     RESULTS.write_text(text, encoding="utf-8")
-    FIGURE.write_text((out / "sentiment" / "loss.svg").read_text(encoding="utf-8"), encoding="utf-8")
+    FIGURE.write_text(standalone(loss_curves(summary)), encoding="utf-8")
     print(text)
-    return 0 if summary["above_both"] else 1
+    return 0 if summary["above_both"] and summary["systems"]["sft"]["seeds"] == len(SEEDS) else 1
 
 
 if __name__ == "__main__":

@@ -1,11 +1,17 @@
 """The page of the sentiment experiment: numbers, verdict, and the figures that articles quote."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from benchmarks import imdb_seeds
 from benchmarks.imdb import page
+from instructgpt.evaluation.sentiment.lstm import Sequences
+from instructgpt.evaluation.sentiment.systems import Data, Side, System
+from instructgpt.recipe import read_plan
 
 
 def estimate(mean: float, room: float = 0.01) -> dict[str, float]:
@@ -48,14 +54,14 @@ def summary(above: float) -> dict[str, Any]:
     ("above", "said"), [(0.015, "**Holds**"), (0.005, "within the noise"), (-0.02, "by 0.020")]
 )
 def test_the_verdict_is_the_intervals(above: float, said: str) -> None:
-    text = page(summary(above), Path("runs/imdb"))
+    text = page(summary(above), {})
     verdict = text.split("## Against the baselines")[1].split("|")[0]
     assert said in verdict
     assert verdict.count("logistic regression") == (0 if above > 0.01 else 1)
 
 
 def test_quoted_figures_stand_beside_ours_and_say_what_they_are() -> None:
-    text = page(summary(0.015), Path("runs/imdb"))
+    text = page(summary(0.015), {"seed-0": "2026-11-23, 2 cores"})
     assert "6,000 training reviews" in text and "1,500 test reviews" in text
     quoted = text.split("## What articles quote")[1]
     assert "not reproducible from their source" in quoted
@@ -64,3 +70,61 @@ def test_quoted_figures_stand_beside_ours_and_say_what_they_are() -> None:
     assert "| GPT-style, instruction-tuned | 0.882 | 0.874 |" in quoted
     assert "60.0, 60.5" in quoted and "C = 10" in quoted and "epochs 4, 5, 4" in quoted
     assert "| SmolLM2-135M-Instruct, asked as it is | 1 |" in text
+    assert "- `seed-0`: 2026-11-23, 2 cores" in text and "have not been run" not in text
+
+
+def test_seeds_that_are_missing_are_named() -> None:
+    found = summary(0.015)
+    found["systems"]["sft"]["seeds"] = 1
+    assert "**2 of 3 seeds have not been run yet.**" in page(found, {})
+
+
+def answers(*rows: list[float], **about: Any) -> System:
+    curve = [{"epoch": 1.0, "train_loss": 0.2, "test_loss": 0.3}]
+    return System(np.array(rows), 0.25 * len(rows), [curve] * len(rows), 10.0, {"model": "aa"}, about)
+
+
+@pytest.fixture
+def data() -> Data:
+    nothing = Side([], [], Sequences([], np.zeros(0)))
+    return Data(nothing, nothing, nothing, {"train": "aa", "test": "bb"})
+
+
+def test_kept_seeds_are_joined_in_order(data: Data, tmp_path: Path) -> None:
+    """Answers of two seeds from files of their own, the baselines' between them; a loss stays what it was."""
+    sure = [1e-9, 1 - 1e-9, 0.3]
+    for name, systems in (
+        (
+            "seed-0",
+            {"sft": answers([0.1, 0.9, 0.5001], train_seconds=[60.0]), "lstm": answers([0.2, 0.7, 0.6])},
+        ),
+        ("baselines", {"logistic": answers([0.4, 0.6, 0.1], cost=3.0)}),
+        ("seed-1", {"sft": answers(sure, train_seconds=[70.0]), "lstm": answers([0.3, 0.8, 0.4])}),
+    ):
+        imdb_seeds.keep(tmp_path / f"{name}.json", data, systems)
+    kept = [imdb_seeds.kept(tmp_path / f"{name}.json", data) for name in ("seed-0", "baselines", "seed-1")]
+    found = imdb_seeds.joined(kept)
+    assert list(found) == ["sft", "logistic", "lstm"]
+    sft = found["sft"]
+    np.testing.assert_allclose(sft.probabilities, [[0.1, 0.9, 0.5001], sure], atol=2e-5)
+    np.testing.assert_allclose(np.log(sft.probabilities[1]), np.log(sure), atol=1e-4)
+    assert sft.about["train_seconds"] == [60.0, 70.0] and found["logistic"].about["cost"] == 3.0
+    assert (sft.seconds, sft.train_loss, len(sft.curves)) == (20.0, 0.25, 2)
+    assert found["lstm"].probabilities.shape == (2, 3)
+    with pytest.raises(SystemExit, match="is about other data"):
+        imdb_seeds.kept(tmp_path / "seed-0.json", replace(data, identity={"train": "cc"}))
+
+
+def test_certain_answers_have_log_odds() -> None:
+    assert imdb_seeds.log_odds(np.array([0.0, 0.5, 1.0])).tolist() == [-36.0, 0.0, 36.0]
+
+
+def test_a_seed_needs_no_stage_of_another(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    ran = []
+    monkeypatch.setattr(imdb_seeds, "run", ran.append)
+    changes = ["sft_1.lr=1e-5", "sft_0.lr=1e-4"]
+    assert imdb_seeds.stages(["sft_1"], "data", tmp_path, changes) == tmp_path / "sft_1"
+    assert imdb_seeds.stages([], "data", tmp_path) == tmp_path / "reviews"
+    assert [settings.set for settings in ran] == [("sft_1.lr=1e-5",), ()]
+    plan = read_plan(Path(ran[0].file), str(tmp_path), 0, [], "data", 1)
+    assert [stage.name for stage in plan.stages] == ["base", "reviews", "sft_1"]

@@ -87,7 +87,7 @@ def measure(config: SentimentConfig, said: str = "") -> dict[str, Any]:
     found["logistic"] = systems.logistic(data, store, progress.advance)
     found["lstm"] = systems.lstm(config, data, store, progress.advance)
     progress.close()
-    summary = _summary(config, data, found)
+    summary = summarise(config, data, found)
     figure = loss_curves(summary)
     write_text(out / CURVES, standalone(figure))
     write_results(config, data, found, summary["systems"], said)
@@ -105,7 +105,12 @@ def measure(config: SentimentConfig, said: str = "") -> dict[str, Any]:
     return summary
 
 
-def _summary(config: SentimentConfig, data: systems.Data, found: Mapping[str, System]) -> dict[str, Any]:
+def summarise(config: SentimentConfig, data: systems.Data, found: Mapping[str, System]) -> dict[str, Any]:
+    """What `measure` returns, but for the report: measures, differences to the first system, verdict, curves.
+
+    Args:
+        found: all systems with their answers to the test reviews of `data`; the verdict is about the first.
+    """
     records = {name: _records(data.test.reviews, system) for name, system in found.items()}
     first = next(iter(found))
     others = [name for name in found if name != first]

@@ -2,9 +2,10 @@
 
 The changes are made by mutmut, which forks a process a change from one that has torch imported already, and
 runs only the tests that reach the changed function. It works on a copy under build/mutation/, one for each
-room, so an interrupted run goes on where it stopped and nothing is written into the tree but
-docs/results/mutation.md. A survivor is a missing test, or stands in survivors.toml with the reason why no
-test can or should notice it. Exit code 1: fewer than 90 % were killed, or a survivor has no reason.
+room; what became of each change is kept in docs/results/mutation/, so an interrupted run goes on where it
+stopped. Nothing else is written into the tree but docs/results/mutation.md. A survivor is a missing test, or
+stands in survivors.toml with the reason why no test can or should notice it. Exit code 1: fewer than 90 %
+were killed, or a survivor has no reason.
 """
 
 from __future__ import annotations
@@ -28,9 +29,11 @@ from pathlib import Path
 
 import tomli_w
 
+from benchmarks import mutate_kept
+
 ROOT = Path(__file__).parent.parent
 WORK = ROOT / "build" / "mutation"
-RESULTS = ROOT / "docs" / "results" / "mutation.md"
+RESULTS, KEPT = ROOT / "docs" / "results" / "mutation.md", ROOT / "docs" / "results" / "mutation"
 REASONS = Path(__file__).with_name("survivors.toml")
 BOUND = 0.9
 """Share of the changes that a test must notice."""
@@ -62,7 +65,7 @@ COPIED = ("instructgpt", "tests/conftest.py", "tests/maths", "tests/rlhf", "test
 KILLED = ("killed", "timeout", "segfault")
 MESSAGES = [r"\braise \w", r"\breturn _invalid\(", r"\bassert "]
 """Lines whose expressions are left alone: what an error says, and our own assertions."""
-LIMITS = {"timeout_constant": 20.0, "timeout_multiplier": 4.0}
+LIMITS = {"timeout_constant": 6.0, "timeout_multiplier": 4.0}
 """A change is stopped after (seconds of its tests + constant) x multiplier: it loops for ever."""
 
 
@@ -156,16 +159,20 @@ def run(name: str, workers: int) -> tuple[Path, dict[str, str]]:
     """Try every change of a part that has no result yet; what survived an earlier run is tried again, since
     there may be a new test, and so is what ran out of time: a paused machine makes a test look endless.
     """
-    work = copy_tree(name)
+    work, kept = copy_tree(name), KEPT / f"{name}.json"
+    mutate_kept.restore(kept, work)
     before = statuses(work) if (work / "mutants").exists() else {}
-    mutmut(work, "run", "--max-children", str(workers))
-    doubtful = [
-        mutant
-        for mutant, status in statuses(work).items()
-        if status == "timeout" or (status not in KILLED and before.get(mutant) == status)
-    ]
-    if doubtful:
-        mutmut(work, "run", "--max-children", "1", *doubtful)
+    try:
+        mutmut(work, "run", "--max-children", str(workers))
+        doubtful = [
+            mutant
+            for mutant, status in statuses(work).items()
+            if status == "timeout" or (status not in KILLED and before.get(mutant) == status)
+        ]
+        if doubtful:
+            mutmut(work, "run", "--max-children", "1", *doubtful)
+    finally:
+        mutate_kept.save(work, kept)
     return work, statuses(work)
 
 

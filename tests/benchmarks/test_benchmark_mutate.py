@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from benchmarks import mutate
+from benchmarks import mutate, mutate_kept
 from benchmarks.mutate import Mutant, Reason, first_line, locate, reasons, report
 from benchmarks.mutate_order import pytest_collection_modifyitems
 
@@ -141,3 +141,28 @@ def test_the_quickest_file_comes_first(tmp_path: Path, monkeypatch: pytest.Monke
     (tmp_path / "mutmut-stats.json").write_text(json.dumps({"duration_by_test": times}))
     pytest_collection_modifyitems(items)
     assert [item.nodeid for item in items] == ["quick::2", "slow::1", "slow::3"]
+
+
+def test_what_became_of_the_changes_is_kept_for_another_machine(tmp_path: Path) -> None:
+    """mutmut's own file, through ours, into a work folder that has none; one that has is left alone."""
+    codes: dict[str, int | None] = {
+        "instructgpt.maths.toy.x_double__mutmut_1": 1,
+        "instructgpt.maths.toy.xǁBoxǁhalf__mutmut_2": None,
+        "instructgpt.maths.toy.xǁBoxǁhalf__mutmut_1": 0,
+    }
+    hashes = {"x_double": "aa", "xǁBoxǁhalf": "bb"}
+    meta = tmp_path / "one" / "mutants" / "instructgpt" / "maths" / "toy.py.meta"
+    meta.parent.mkdir(parents=True)
+    meta.write_text(json.dumps({"exit_code_by_key": codes, "hash_by_function_name": hashes}))
+    kept = tmp_path / "kept" / "maths.json"
+    mutate_kept.save(tmp_path / "one", kept)
+    assert json.loads(kept.read_text()) == {
+        "instructgpt/maths/toy.py": {"x_double": ["aa", [1]], "xǁBoxǁhalf": ["bb", [0, None]]}
+    }
+    mutate_kept.restore(kept, tmp_path / "two")
+    found = json.loads((tmp_path / "two" / meta.relative_to(tmp_path / "one")).read_text())
+    assert (found["exit_code_by_key"], found["hash_by_function_name"]) == (codes, hashes)
+    before = meta.read_text()
+    mutate_kept.restore(kept, tmp_path / "one")
+    mutate_kept.restore(tmp_path / "none.json", tmp_path / "three")
+    assert meta.read_text() == before and not (tmp_path / "three").exists()

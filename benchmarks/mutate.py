@@ -55,7 +55,12 @@ PARTS = {
     "maths": Part(("instructgpt/maths/*",), ("not slow", "tests/maths")),
     "alarms": Part(
         ("instructgpt/rlhf/alarms.py",),
-        ("not slow", "tests/rlhf/test_rlhf_alarms.py", "tests/rlhf/test_rlhf_run_alarms.py"),
+        (
+            "not slow",
+            "tests/rlhf/test_rlhf_alarms.py",
+            "tests/rlhf/test_rlhf_alarm_limits.py",
+            "tests/rlhf/test_rlhf_run_alarms.py",
+        ),
     ),
     "rlhf": Part(
         ("instructgpt/rlhf/*",), (*_RUNS, "tests/rlhf", "tests/mutants"), ("instructgpt/rlhf/alarms.py",)

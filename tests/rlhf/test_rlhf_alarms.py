@@ -120,6 +120,7 @@ def test_a_planted_fault_rings_its_alarm_once(name: str) -> None:
     """Field faults 12, 21 and 23; the alarm has cause and cure in one line."""
     (alarm,) = _rung(FAULTS[name])
     assert alarm.name == name
+    assert [(c.cause, c.cure) for c in CHECKS if c.name == name] == [(alarm.cause, alarm.cure)]
     assert "\n" not in str(alarm) and alarm.cause[1:] in str(alarm)
     assert str(alarm).startswith(f"alarm {name} at round {alarm.step}: ")
     assert str(alarm).endswith(f"To mend it: {alarm.cure}.")

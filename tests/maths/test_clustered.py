@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -48,7 +49,7 @@ def test_two_clusterings_by_hand() -> None:
     assert clustered_mean(values, torch.ones(4), [prompts, prompts]).variance == pytest.approx(one.variance)
 
 
-def slow_variance(parts: list[float], clusters: list[tuple[int, ...]]) -> float:
+def slow_variance(parts: list[float], clusters: Sequence[tuple[int, ...]]) -> float:
     sums = [sum(p for p, c in zip(parts, clusters, strict=True) if c == one) for one in set(clusters)]
     return sum(each**2 for each in sums) * len(sums) / (len(sums) - 1)
 

@@ -115,6 +115,6 @@ def resampled_weights(
 
 def _times(count: int, clusters: int, generator: torch.Generator) -> Tensor:
     """How often each cluster is drawn (count, clusters)."""
-    drawn = torch.randint(0, clusters, (count, clusters), generator=generator)
+    drawn = torch.randint(clusters, (count, clusters), generator=generator)
     times = torch.zeros(count, clusters, dtype=torch.float64)
     return times.scatter_add_(1, drawn, torch.ones(count, clusters, dtype=torch.float64))

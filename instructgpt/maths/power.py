@@ -85,8 +85,6 @@ def detectable(
     """The smallest win rate above one half that so many prompts find with this power; 1 less half the ties
     where they find none."""
     low, high = 0.5, 1 - ties / 2
-    if power_of(prompts, high, ties, votes, correlation, level) < power:
-        return high
     while high - low > 1e-9:
         middle = (low + high) / 2
         found = power_of(prompts, middle, ties, votes, correlation, level) >= power

@@ -32,7 +32,7 @@ def ratio_intervals(
     ratios = []
     for start in range(0, draws, rows := max(1, _CHUNK // max(1, prompts))):
         count = min(rows, draws - start)
-        drawn = torch.randint(0, prompts, (count, prompts), generator=generator)
+        drawn = torch.randint(prompts, (count, prompts), generator=generator)
         times = torch.zeros(count, prompts, dtype=torch.float64)
         times.scatter_add_(1, drawn, torch.ones_like(times))
         ratios.append((times @ tops) / (times @ bottoms))

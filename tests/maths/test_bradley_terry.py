@@ -24,7 +24,7 @@ def zermelo(wins: torch.Tensor) -> torch.Tensor:
 
 def test_two_models_by_hand() -> None:
     # won 30.5 of 40: odds 30.5 / 9.5; the diagonal does not count
-    wins = torch.tensor([[7.0, 30.5], [9.5, 0.0]])
+    wins = torch.tensor([[7.0, 30.5], [9.5, 4.0]])
     found = strengths(wins)
     assert float(found[0] - found[1]) == pytest.approx(math.log(30.5 / 9.5), abs=1e-12)
     assert float(found.sum()) == pytest.approx(0, abs=1e-12)
@@ -44,6 +44,7 @@ def test_a_batch_is_each_alone_and_a_prior_shrinks() -> None:
     wins[1, 0, 1] = 9.0
     both = strengths(wins)
     assert both[1].tolist() == pytest.approx(strengths(wins[1]).tolist(), abs=1e-9)
+    assert torch.equal(strengths(wins[None]), both[None])  # in as many dimensions as one likes
     held = strengths(wins, precision=1.0)
     assert bool((held.abs().sum(1) < both.abs().sum(1)).all())
     # a prior so weak that it says nothing

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from instructgpt.maths import resampling
 from instructgpt.maths.calibration import best_temperature, expected_calibration_error, pair_nll, reliability
 from instructgpt.maths.ranking import untied_pairs
 from instructgpt.maths.resampling import ratio_intervals
@@ -104,3 +105,22 @@ def test_columns_share_their_draws_and_an_empty_one_has_no_interval() -> None:
     pairs = torch.tensor([[1.0, 2.0, 0.0]]).repeat(3, 1)
     found = ratio_intervals(right, pairs, seed=1)
     assert torch.equal(found[:, 0], found[:, 1]) and found[:, 2].isnan().all()
+
+
+def test_every_prompt_is_drawn_and_a_single_resample_is_both_ends() -> None:
+    """Prompts worth 1, 10 and 100: a resample's sum tells how often each was drawn, of three draws."""
+    worth = torch.tensor([[1.0], [10.0], [100.0]])
+    seen = [ratio_intervals(worth, torch.full((3, 1), 1 / 3), seed, draws=1) for seed in range(60)]
+    assert all(low == high for low, high in seen)
+    sums = {round(float(low)) for low, _ in seen}
+    # a prompt has its chance 2/3 to be absent three times: all ten combinations come in 60 draws
+    assert sums == {a + 10 * b + 100 * (3 - a - b) for a in range(4) for b in range(4 - a)}
+
+
+def test_portions_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(2)
+    tops, bottoms = torch.rand(2, 5, 2, generator=generator, dtype=torch.float64)
+    whole = ratio_intervals(tops, bottoms, seed=4, draws=50)
+    for held in (15, 4):  # three resamples at a time, or one
+        monkeypatch.setattr(resampling, "_CHUNK", held)
+        assert torch.allclose(ratio_intervals(tops, bottoms, seed=4, draws=50), whole, rtol=1e-12, atol=0)

@@ -2,11 +2,13 @@
 
 import itertools
 import math
+from collections.abc import Sequence
 
 import pytest
 import torch
 from scipy import stats
 
+from instructgpt.maths import clustered
 from instructgpt.maths.clustered import (
     ClusteredMean,
     clustered_mean,
@@ -47,6 +49,29 @@ def test_two_clusterings_by_hand() -> None:
     assert clustered_mean(values, torch.ones(4), [prompts, prompts]).variance == pytest.approx(one.variance)
 
 
+def slow_variance(parts: list[float], clusters: Sequence[tuple[int, ...]]) -> float:
+    sums = [sum(p for p, c in zip(parts, clusters, strict=True) if c == one) for one in set(clusters)]
+    return sum(each**2 for each in sums) * len(sums) / (len(sums) - 1)
+
+
+def test_two_clusterings_against_the_formula() -> None:
+    """Cameron, Gelbach and Miller's sum, with its intersection as pairs of numbers."""
+    draw = torch.Generator().manual_seed(1)
+    prompts = torch.randint(8, (40,), generator=draw)
+    labelers = torch.randint(3, (40,), generator=draw)
+    values = (prompts / 14 + labelers / 4).double()
+    weights = torch.rand(40, generator=draw, dtype=torch.float64) + 0.5
+    mean = float((weights * values).sum() / weights.sum())
+    parts = (weights * (values - mean) / weights.sum()).tolist()
+    rows, columns = [(p,) for p in prompts.tolist()], [(x,) for x in labelers.tolist()]
+    both = [row + column for row, column in zip(rows, columns, strict=True)]
+    by_one, by_other = slow_variance(parts, rows), slow_variance(parts, columns)
+    expected = by_one + by_other - slow_variance(parts, both)
+    assert expected > max(by_one, by_other)
+    found = clustered_mean(values, weights, [prompts, labelers])
+    assert found == ClusteredMean(pytest.approx(mean), pytest.approx(expected), 3)
+
+
 def test_every_group_counts_once() -> None:
     groups = torch.tensor([3, 1, 3, 3])
     weights = equal_weights(groups)
@@ -74,17 +99,33 @@ def test_all_won_is_wilson_with_the_number_of_clusters() -> None:
     t = stats.t.ppf(0.975, 19)
     assert (low, high) == (pytest.approx(20 / (20 + t * t), abs=1e-12), 1.0)
     assert wilson_interval(ClusteredMean(0.0, 0.0, 20)) == (0.0, pytest.approx(1 - low, abs=1e-12))
+    # rounding may leave a little spread, or a mean a little above 1
+    for rounded in (ClusteredMean(1.0, 1e-20, 20), ClusteredMean(1 + 1e-9, 0.0, 20)):
+        assert wilson_interval(rounded) == (low, high)
+
+
+def test_no_end_leaves_the_range() -> None:
+    """The formula gives 1 for all won, but for rounding."""
+    for clusters in range(2, 30):
+        assert wilson_interval(ClusteredMean(1.0, 0.0, clusters))[1] <= 1.0
 
 
 def test_one_cluster_says_nothing() -> None:
     assert wilson_interval(ClusteredMean(0.6, 0.0, 1)) == (0.0, 1.0)
 
 
-def test_the_ends_are_where_the_score_test_just_refutes() -> None:
+@pytest.mark.parametrize(
+    ("variance", "clusters", "n"),
+    [
+        (0.004, 15, 0.7 * 0.3 / 0.004),
+        (0.004, 2, 0.7 * 0.3 / 0.004),
+        (0.0, 15, 15),  # no value differs from another: as many as there are clusters
+    ],
+)
+def test_the_ends_are_where_the_score_test_just_refutes(variance: float, clusters: int, n: float) -> None:
     """Wilson: |mean - p| = t sqrt(p (1 - p) / n) at both ends p."""
-    found = ClusteredMean(0.7, 0.004, 15)
-    n, t = 0.7 * 0.3 / 0.004, stats.t.ppf(0.975, 14)
-    for end in wilson_interval(found):
+    t = stats.t.ppf(0.975, clusters - 1)
+    for end in wilson_interval(ClusteredMean(0.7, variance, clusters)):
         assert abs(0.7 - end) == pytest.approx(t * math.sqrt(end * (1 - end) / n), abs=1e-12)
 
 
@@ -112,3 +153,21 @@ def test_both_ways_are_drawn() -> None:
     assert set(drawn.unique().tolist()) == {0.0, 1.0, 2.0, 4.0} and set(drawn.sum(1).tolist()) == {4.0}
     again = torch.cat(list(resampled_weights(torch.ones(4), [prompts, labelers], 0, 500)))
     assert torch.equal(drawn, again)
+
+
+def test_resamples_come_in_portions_that_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    clusters = torch.tensor([0, 0, 1, 2])
+    (whole,) = resampled_weights(torch.ones(4), [clusters], 5, 10)
+    assert whole.shape == (10, 4)
+    for held, rows in ((16, [4, 4, 2]), (3, [1] * 10)):  # a resample is never cut
+        monkeypatch.setattr(clustered, "_CHUNK", held)
+        portions = list(resampled_weights(torch.ones(4), [clusters], 5, 10))
+        assert [len(portion) for portion in portions] == rows
+        assert torch.equal(torch.cat(portions), whole)
+    monkeypatch.setattr(clustered, "_CHUNK", 5)
+    assert [len(portion) for portion in resampled_weights(torch.ones(1), [clusters[:1]], 5, 10)] == [5, 5]
+
+
+def test_a_thousand_resamples_unless_told() -> None:
+    clusters = torch.tensor([0, 1])
+    assert sum(len(portion) for portion in resampled_weights(torch.ones(2), [clusters], 0)) == 1000

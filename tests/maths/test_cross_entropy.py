@@ -1,6 +1,7 @@
 """cross_entropy.py against torch's own cross-entropy on all logits, and by hand."""
 
 import math
+from collections import Counter
 
 import pytest
 import torch
@@ -104,6 +105,10 @@ def test_frozen_matrix_no_tokens_and_no_gradients() -> None:
     hidden.requires_grad_()
     cross_entropy(hidden, unembedding, targets).backward()
     assert unembedding.grad is None and hidden.grad is not None
+    same = hidden.detach().requires_grad_()
+    F.cross_entropy(same @ unembedding.T, targets, reduction="sum").backward()
+    assert same.grad is not None
+    torch.testing.assert_close(hidden.grad, same.grad, rtol=1e-12, atol=1e-12)
     nothing = cross_entropy(hidden[:0], unembedding.requires_grad_(), targets[:0])
     nothing.backward()
     assert nothing.item() == 0.0 and unembedding.grad is not None and not unembedding.grad.any()
@@ -130,3 +135,94 @@ def test_logits_of_the_whole_batch_are_never_stored() -> None:
         patch.setattr(room, "product", note)
         cross_entropy(hidden, unembedding, targets, chunk_tokens=3).backward()
     assert max(sizes) == 3 * 11
+
+
+@pytest.mark.parametrize(
+    ("by_hidden", "by_matrix", "grad", "expected"),
+    [
+        (True, True, True, {"hidden": 2, "matrix": 2}),
+        (True, False, True, {"hidden": 2}),
+        (False, True, True, {"matrix": 2}),
+        (True, True, False, {}),
+    ],
+)
+def test_no_gradient_is_made_that_nobody_asked_for(
+    by_hidden: bool, by_matrix: bool, grad: bool, expected: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seven tokens in two chunks: how often each gradient is computed."""
+    made: Counter[str] = Counter()
+
+    def hidden_gradient(*given: torch.Tensor) -> torch.Tensor:
+        made["hidden"] += 1
+        return logprobs.hidden_gradient(*given)
+
+    def add_weight_gradient(
+        total: torch.Tensor, rows: torch.Tensor, grad_logits: torch.Tensor, first: bool
+    ) -> None:
+        made["matrix"] += 1
+        logprobs.add_weight_gradient(total, rows, grad_logits, first)
+
+    monkeypatch.setattr(room, "hidden_gradient", hidden_gradient)
+    monkeypatch.setattr(room, "add_weight_gradient", add_weight_gradient)
+    hidden, unembedding, targets = case()
+    hidden.requires_grad_(by_hidden)
+    unembedding.requires_grad_(by_matrix)
+    with torch.set_grad_enabled(grad):
+        cross_entropy(hidden, unembedding, targets, chunk_tokens=4)
+    assert made == expected
+
+
+def test_without_gradients_every_slice_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logprobs, "SLICE_ELEMENTS", 2 * 11)
+    hidden, unembedding, targets = case()
+    expected = F.cross_entropy(hidden @ unembedding.T, targets, reduction="sum")
+    torch.testing.assert_close(cross_entropy(hidden, unembedding, targets), expected, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "elements", "rows"),
+    [
+        (torch.float32, 22, [2, 2, 2, 1]),
+        (torch.float64, 22, [1] * 7),  # as many bytes in every precision
+        (torch.bfloat16, 22, [4, 3]),
+        (torch.float32, 54, [4, 3]),  # not five: that is 55
+        (torch.float32, 3, [1] * 7),  # never less than a row
+    ],
+)
+def test_as_many_rows_as_fit_are_made_at_a_time(
+    dtype: torch.dtype, elements: int, rows: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[int] = []
+
+    def counted(hidden: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
+        found.append(len(hidden))
+        return logprobs.product(hidden, matrix)
+
+    monkeypatch.setattr(room, "product", counted)
+    monkeypatch.setattr(room, "CHUNK_ELEMENTS", elements)
+    cross_entropy(*case(dtype))
+    assert found == rows
+
+
+def test_a_rounded_matrix_is_used_and_autocast_leaves_half_precision_as_it_is() -> None:
+    """With a matrix of zeros all eleven words are as likely, whatever the unembedding is."""
+    hidden, unembedding, targets = case(torch.float32)
+    zeros = torch.zeros(11, 5, dtype=torch.bfloat16)
+    found = cross_entropy(hidden.bfloat16(), unembedding, targets, rounded=zeros)
+    assert found.item() == pytest.approx(7 * math.log(11), rel=1e-6)
+    plain = cross_entropy(hidden.half(), unembedding, targets)
+    logits = hidden.half().double() @ unembedding.half().double().T
+    # logits up to 8 are off by 2^-9 in float16; by 2^-6 in bfloat16, which is 0.02 in this sum
+    assert plain.item() == pytest.approx(F.cross_entropy(logits, targets, reduction="sum").item(), abs=0.01)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(cross_entropy(hidden.half(), unembedding, targets), plain)
+
+
+def test_the_matrix_gradient_of_a_half_precision_model_is_summed_in_float32() -> None:
+    """Both words have chance 1/2: a token gives -1/2 and 1/2 times its hidden state. After 256 come 64 times
+    1/2, each less than a step of bfloat16 there."""
+    hidden = torch.tensor([[512.0]] + [[1.0]] * 64, dtype=torch.bfloat16)
+    unembedding = torch.zeros(2, 1, dtype=torch.bfloat16, requires_grad=True)
+    cross_entropy(hidden, unembedding, torch.zeros(65, dtype=torch.int64), chunk_tokens=1).backward()
+    assert unembedding.grad is not None and unembedding.grad.dtype == torch.bfloat16
+    assert unembedding.grad.flatten().tolist() == [-288.0, 288.0]

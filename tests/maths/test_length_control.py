@@ -123,9 +123,12 @@ def test_weighted_fits_against_scikit_learn() -> None:
 
 
 def test_weighted_fits_without_anything_to_control_for_are_means() -> None:
-    outcomes, weights = torch.tensor([1.0, 0.0, 1.0]), torch.tensor([[1.0, 1.0, 2.0], [1.0, 0.0, 5.0]])
+    outcomes, weights = (
+        torch.tensor([1.0, 0.0, 1.0]),
+        torch.tensor([[1.0, 1.0, 2.0], [1.0, 0.0, 5.0], [0, 1, 0]]),
+    )
     even = length_controlled_fits(outcomes, torch.zeros(3), weights, 0.0)
-    assert even.tolist() == [0.75, 1.0]
-    # the second weighting has wins alone
+    assert even.tolist() == [0.75, 1.0, 0.0]
+    # the second weighting has wins alone, the third a loss
     some = length_controlled_fits(outcomes, torch.tensor([1.0, -2.0, 3.0]), weights, 2.0)
-    assert 0 < float(some[0]) < 1 and float(some[1]) == 1.0
+    assert 0 < float(some[0]) < 1 and some[1:].tolist() == [1.0, 0.0]

@@ -49,3 +49,17 @@ def test_many_weightings_at_once_are_each_alone() -> None:
 def test_where_one_side_always_wins_nothing_overflows() -> None:
     found = logistic_fit(torch.ones(1, 1), torch.tensor([5.0]), torch.tensor([5.0]), torch.zeros(1))
     assert 15 < float(found) < math.inf
+
+
+def test_a_large_coefficient_is_reached_in_bounded_steps() -> None:
+    """Nine of ten won with a feature of 1/64: the coefficient is 64 ln 9 = 141, Newton's first step 102."""
+    found = logistic_fit(
+        torch.full((1, 1), 1 / 64), torch.tensor([9.0]), torch.tensor([10.0]), torch.zeros(1)
+    )
+    assert float(found) == pytest.approx(64 * math.log(9), rel=1e-9)
+
+
+def test_a_problem_without_a_maximum_does_not_hold_up_the_others() -> None:
+    features, totals = torch.full((1, 1), 1 / 64), torch.full((2, 1), 10.0)
+    found = logistic_fit(features, torch.tensor([[10.0], [6.0]]), totals, torch.zeros(1))
+    assert float(found[1]) == pytest.approx(64 * math.log(1.5), rel=1e-9)

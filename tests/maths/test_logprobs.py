@@ -1,12 +1,22 @@
 """logprobs.py against torch's own log-softmax on the whole batch, and by hand."""
 
 import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from instructgpt.maths import logprobs as room
-from instructgpt.maths.logprobs import token_logprobs, token_logprobs_and_entropy
+from instructgpt.maths.logprobs import (
+    add_weight_gradient,
+    product,
+    slices,
+    token_logprobs,
+    token_logprobs_and_entropy,
+)
 
 
 def _case(dtype: torch.dtype = torch.float64) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -25,12 +35,15 @@ def test_by_hand() -> None:
     logprobs, entropy = token_logprobs_and_entropy(hidden, unembedding, torch.tensor([1]))
     assert logprobs.item() == pytest.approx(math.log(0.75), abs=1e-6)
     assert entropy.item() == pytest.approx(-0.25 * math.log(0.25) - 0.75 * math.log(0.75), abs=1e-6)
+    assert token_logprobs(hidden, unembedding, torch.tensor([1])).item() == pytest.approx(
+        math.log(0.75), abs=1e-6
+    )
     sharp = token_logprobs(hidden, unembedding, torch.tensor([1]), temperature=0.5)
     assert sharp.item() == pytest.approx(math.log(0.9), abs=1e-6)
 
 
 @pytest.mark.parametrize("chunk_tokens", [1, 3, 7, 100])
-@pytest.mark.parametrize("temperature", [1.0, 0.7])
+@pytest.mark.parametrize("temperature", [1.0, 0.7, 2.0])
 def test_equals_log_softmax_with_gradients(chunk_tokens: int, temperature: float) -> None:
     """Field fault 31: chunked, values and gradients are those of the full-vocabulary softmax."""
     weights = torch.linspace(-1, 2, 7, dtype=torch.float64)
@@ -111,19 +124,170 @@ def test_half_precision_gives_float32_and_grads_in_the_input_type() -> None:
     )  # bf16 logits of size 5 are off by up to 0.02
 
 
-def test_logits_of_the_whole_batch_are_never_stored() -> None:
-    """Field fault 31: rows that take several chunks keep nothing of size n x V for the backward pass."""
+@pytest.mark.parametrize(
+    ("dtype", "chunk_tokens", "bound", "kept"),
+    [
+        (torch.float64, 3, 1 << 20, []),  # field fault 31: of several chunks nothing is kept
+        (torch.float64, 7, 0, [77]),  # of a single one the probabilities are
+        (torch.bfloat16, 3, 77, [33, 33, 11]),  # in half precision those of several, up to a bound
+        (torch.bfloat16, 3, 76, []),
+    ],
+)
+def test_what_is_kept_of_the_logits(
+    dtype: torch.dtype, chunk_tokens: int, bound: int, kept: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seven tokens, eleven words. What is kept is not made again on the way back."""
+    monkeypatch.setattr(room, "KEPT_ELEMENTS", bound)
     saved: list[int] = []
+    made: list[int] = []
 
     def note(tensor: torch.Tensor) -> torch.Tensor:
-        saved.append(tensor.numel())
+        saved.extend([tensor.numel()] if tensor.shape[-1] == 11 else [])
         return tensor
 
-    hidden, unembedding, targets = _case()
+    def counted(rows: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        made.extend([len(rows)] if weight.shape == (11, 5) else [])
+        return product(rows, weight)
+
+    monkeypatch.setattr(room, "product", counted)
+    hidden, unembedding, targets = _case(dtype)
     hidden.requires_grad_()
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        token_logprobs(hidden, unembedding, targets, chunk_tokens=3)
-    assert max(saved) < 7 * 11
+        out = token_logprobs(hidden, unembedding, targets, chunk_tokens=chunk_tokens)
+    assert saved == kept
+    out.sum().backward()
+    assert sum(made) == (7 if kept else 14)
+
+
+@pytest.mark.parametrize(("elements", "largest"), [(33, 3), (30, 2), (4, 1)])
+@pytest.mark.parametrize("run", [token_logprobs, token_logprobs_and_entropy])
+def test_as_many_rows_as_fit_are_made_at_a_time(
+    elements: int, largest: int, run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Eleven words a row, and never less than a row; a number that is given counts."""
+    rows: list[int] = []
+
+    def counted(hidden: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        rows.append(len(hidden))
+        return product(hidden, weight)
+
+    monkeypatch.setattr(room, "product", counted)
+    monkeypatch.setattr(room, "CHUNK_ELEMENTS", elements)
+    run(*_case())
+    assert max(rows) == largest and sum(rows) == 7
+    rows.clear()
+    run(*_case(), chunk_tokens=5)
+    assert rows == [5, 2]
+
+
+@pytest.mark.parametrize(
+    "run", [token_logprobs, lambda *given, **more: token_logprobs_and_entropy(*given, **more)[0]]
+)
+def test_a_rounded_matrix_in_the_precision_of_the_product_is_used(run: Callable[..., torch.Tensor]) -> None:
+    """Seen by one that is not the unembedding's: with zeros all eleven words are as likely."""
+    hidden, unembedding, targets = _case(torch.float32)
+    zeros = torch.zeros(11, 5, dtype=torch.bfloat16)
+    found = run(hidden.bfloat16(), unembedding, targets, rounded=zeros)
+    assert found.tolist() == pytest.approx([-math.log(11)] * 7, abs=1e-6)
+    for other in (torch.float16, torch.float32):
+        assert torch.equal(
+            run(hidden.bfloat16(), unembedding, targets, rounded=zeros.to(other)),
+            run(hidden.bfloat16(), unembedding, targets),
+        )
+
+
+def test_autocast_leaves_half_precision_as_it_is() -> None:
+    hidden, unembedding, targets = _case(torch.float32)
+    short = hidden.half()
+    logits = short.double() @ unembedding.half().double().T
+    exact = torch.log_softmax(logits, dim=1)[torch.arange(7), targets]
+    # logits up to 8 are off by 2^-9 in float16, by 2^-6 in bfloat16
+    plain = token_logprobs(short, unembedding, targets)
+    torch.testing.assert_close(plain.double(), exact, rtol=0, atol=2**-8)
+    with torch.autocast("cpu", torch.bfloat16):
+        within = token_logprobs(short, unembedding, targets)
+    assert torch.equal(within, plain)
+
+
+class _Products(TorchDispatchMode):
+    """Notes each matrix product: the operator's name, and how many numbers came out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.made: list[tuple[str, int]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        name = func.__name__.split(".")[0]
+        if name in ("mm", "_linear_pointwise"):
+            self.made.append((name, out.numel()))
+        return out
+
+
+@contextmanager
+def products() -> Iterator[list[tuple[str, int]]]:
+    with _Products() as mode:
+        yield mode.made
+
+
+@pytest.mark.parametrize(
+    ("rows", "dtype", "kernel"),
+    [
+        (3, torch.float32, "_linear_pointwise"),
+        (1, torch.float32, "_linear_pointwise"),
+        (0, torch.float32, "mm"),
+        (3, torch.float64, "mm"),
+        (3, torch.bfloat16, "mm"),
+    ],
+)
+@pytest.mark.skipif(not room._ONEDNN, reason="torch without oneDNN")
+def test_float32_on_a_cpu_goes_through_onednn(rows: int, dtype: torch.dtype, kernel: str) -> None:
+    left, right = torch.arange(rows, dtype=dtype)[:, None] + 1, torch.tensor([[2], [3]], dtype=dtype)
+    with products() as made:
+        found = product(left, right)
+    assert found.tolist() == [[2.0 * k, 3.0 * k] for k in range(1, rows + 1)]
+    assert made == [(kernel, 2 * rows)]
+
+
+def test_a_product_over_nothing_is_zero() -> None:
+    assert product(torch.ones(2, 0), torch.ones(3, 0)).tolist() == [[0.0] * 3] * 2
+
+
+@pytest.mark.skipif(not room._ONEDNN, reason="torch without oneDNN")
+def test_gradients_in_float32_go_through_onednn_too() -> None:
+    hidden, unembedding, targets = _case(torch.float32)
+    hidden.requires_grad_()
+    unembedding.requires_grad_()
+    with products() as made:
+        token_logprobs(hidden, unembedding, targets).sum().backward()
+    # the logits, then the gradients by hidden (7, 5) and by unembedding (5, 11)
+    assert made == [("_linear_pointwise", n) for n in (77, 35, 55)]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("first", [True, False])
+def test_the_gradient_of_the_matrix_is_added_part_by_part(
+    dtype: torch.dtype, first: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Small whole numbers, exact in half precision. The first gradient replaces what was there."""
+    monkeypatch.setattr(room, "WORDS", 4)
+    hidden = (torch.arange(35).reshape(7, 5) % 4).to(dtype)
+    grad_logits = (torch.arange(77).reshape(7, 11) % 3 - 1).to(dtype)
+    total = torch.full((11, 5), 100.0, dtype=torch.float64 if dtype == torch.float64 else torch.float32)
+    with products() as made:
+        add_weight_gradient(total, hidden, grad_logits, first)
+    expected = grad_logits.double().T @ hidden.double() + (0 if first else 100)
+    assert torch.equal(total.double(), expected)
+    # in half precision four words at a time, of eleven
+    assert [n for _, n in made] == ([55] if dtype == torch.float64 else [20, 20, 15])
+
+
+def test_slices_are_as_large_as_fit() -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(room, "SLICE_ELEMENTS", 25)
+        assert list(slices(torch.empty(5, 11))) == [slice(0, 2), slice(2, 4), slice(4, 5)]
+        assert list(slices(torch.empty(2, 30))) == [slice(0, 1), slice(1, 2)]  # never less than a row
+        assert list(slices(torch.empty(5, 11, device="meta"))) == [slice(0, 5)]  # not on a CPU: all in one
 
 
 @pytest.mark.parametrize("chunk_tokens", [3, 7])

@@ -12,8 +12,10 @@ def test_variance_of_an_outcome_by_hand() -> None:
     # wins 0.5, ties 0.2, losses 0.3: mean 0.6, E[y^2] = 0.5 + 0.05, less 0.36
     assert outcome_variance(0.6, 0.2) == pytest.approx(0.19, abs=1e-15)
     assert outcome_variance(0.5, 1.0) == 0.0
-    with pytest.raises(ValueError, match="ties"):
-        outcome_variance(0.9, 0.3)
+    assert outcome_variance(0.6) == pytest.approx(0.24, abs=1e-15)
+    for win_rate, ties in ((0.9, 0.3), (0.12, 0.3), (0.5, 1.1), (0.5, -0.1)):
+        with pytest.raises(ValueError, match="ties"):
+            outcome_variance(win_rate, ties)
 
 
 def test_prompts_needed_is_the_textbooks() -> None:
@@ -50,3 +52,28 @@ def test_power_in_simulation() -> None:
     found = np.abs(values.mean(1) - 0.5) > 1.959964 * values.std(1) / math.sqrt(150)
     # three standard errors of a share of 20,000, and a percent for the normal approximation
     assert found.mean() == pytest.approx(power_of(150, 0.6, ties=0.2), abs=0.02)
+
+
+def test_without_a_difference_it_finds_one_as_often_as_it_may() -> None:
+    assert power_of(100, 0.5, level=0.9) == pytest.approx(0.1, abs=1e-12)
+    assert power_of(100, 0.5, ties=1.0) == 0.0  # nothing but ties: nothing is ever found
+
+
+def test_another_level_is_the_textbooks_too() -> None:
+    # ((2.575829 * 0.5 + 0.841621 * sqrt(0.6 * 0.4)) / 0.1)^2 = 289.1
+    assert prompts_needed(0.6, level=0.99) == 290
+    assert detectable(290, level=0.99) == pytest.approx(0.6, abs=2e-4)
+
+
+def test_votes_are_independent_unless_told() -> None:
+    assert power_of(50, 0.6, votes=3) == pytest.approx(power_of(150, 0.6), abs=1e-12)
+    assert prompts_needed(0.6, votes=4) == math.ceil(193.85 / 4)
+    assert detectable(50, votes=3) == pytest.approx(detectable(150), abs=1e-8)
+    # votes that all agree are one
+    assert detectable(150, votes=3, correlation=1.0) == pytest.approx(detectable(150), abs=1e-8)
+
+
+def test_a_power_that_is_just_reached_is_enough() -> None:
+    found = prompts_needed(0.6, power=power_of(100, 0.6))
+    assert found == 100 and isinstance(found, int)
+    assert detectable(30, power=power_of(30, 0.75)) == 0.75

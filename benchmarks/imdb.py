@@ -14,11 +14,13 @@ bootstrap intervals over reviews, seeds averaged, not holding 0. Exit code 1 if 
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks import imdb_seeds
+from instructgpt.errors import InstructGPTError
 from instructgpt.evaluation.drawing import standalone
 from instructgpt.evaluation.sentiment import systems
 from instructgpt.evaluation.sentiment.figure import loss_curves
@@ -167,18 +169,20 @@ def _made(systems: Summary) -> list[str]:
     return lines
 
 
-def measure(config: SentimentConfig, data: str, seeds: Sequence[int], changes: Sequence[str]) -> None:
+def measure(
+    config: SentimentConfig, data: str, out: Path, seeds: Sequence[int], changes: Sequence[str]
+) -> None:
     """Train and ask what is not kept yet, a seed after the other."""
-    out = Path(config.out)
     reviews = systems.read_data(config)
     for seed in seeds:
-        if not (KEPT / f"seed-{seed}.json").exists():
+        path = KEPT / f"seed-{seed}.json"
+        if not path.exists():
             folder = imdb_seeds.stages([f"sft_{seed}"], data, out, changes)
             found = imdb_seeds.of_seed(config, reviews, folder, seed)
-            imdb_seeds.keep(KEPT / f"seed-{seed}.json", reviews, found)
-    if not (KEPT / "baselines.json").exists():
-        found = imdb_seeds.without_seed(config, reviews, out / "base")
-        imdb_seeds.keep(KEPT / "baselines.json", reviews, found)
+            imdb_seeds.keep(path, reviews, found, imdb_seeds.tuning(seed, changes))
+    path = KEPT / "baselines.json"
+    if not path.exists():
+        imdb_seeds.keep(path, reviews, imdb_seeds.without_seed(config, reviews, out / "base"))
 
 
 def settings(data: str, out: Path) -> SentimentConfig:
@@ -197,30 +201,41 @@ def settings(data: str, out: Path) -> SentimentConfig:
     )
 
 
-def main() -> int:
+def write(arguments: argparse.Namespace) -> int:
     """Run what is not finished, write the page."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--data", default="../shared/data", help="folder with supervised/imdb-*.jsonl.gz")
-    parser.add_argument("--out", default="runs/imdb", help="run folder")
-    parser.add_argument("--seeds", default=",".join(map(str, SEEDS)), help="seeds to run, commas between")
-    parser.add_argument("--set", nargs="*", default=[], help="changes to the example, as sft_0.lr=2e-5")
-    parser.add_argument("--page", action="store_true", help="only write the page from what is kept")
-    arguments = parser.parse_args()
-    out = Path(arguments.out)
+    out, seeds = Path(arguments.out), arguments.seeds or SEEDS
     imdb_seeds.stages([], arguments.data, out, arguments.set)
     config = settings(arguments.data, out)
     if not arguments.page:
-        measure(config, arguments.data, [int(seed) for seed in arguments.seeds.split(",")], arguments.set)
+        measure(config, arguments.data, out, seeds, arguments.set)
     reviews = systems.read_data(config)
     kept = {path.stem: imdb_seeds.kept(path, reviews) for path in sorted(KEPT.glob("*.json"))}
-    summary = summarise(config, reviews, imdb_seeds.joined(list(kept.values())))
+    summary = summarise(config, reviews, imdb_seeds.joined(kept))
     text = page(summary, {name: f"{file['date']}, {file['machine']}" for name, file in kept.items()})
     RESULTS.write_text(text, encoding="utf-8")
     FIGURE.write_text(standalone(loss_curves(summary)), encoding="utf-8")
     print(text)
     return 0 if summary["above_both"] and summary["systems"]["sft"]["seeds"] == len(SEEDS) else 1
+
+
+def main() -> int:
+    """Exit code 2: a flag, a file or a model can't be used; 130: interrupted."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", default="../shared/data", help="folder with supervised/imdb-*.jsonl.gz")
+    parser.add_argument("--out", default="runs/imdb", help="run folder")
+    parser.add_argument("--seeds", nargs="*", type=int, choices=SEEDS, help="seeds to run; all where none")
+    parser.add_argument("--set", nargs="*", default=[], help="changes to the example, as sft_0.lr=2e-5")
+    parser.add_argument("--page", action="store_true", help="only write the page from what is kept")
+    try:
+        return write(parser.parse_args())
+    except InstructGPTError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("Interrupted. To mend it: run the same command again; it goes on from there.", file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":

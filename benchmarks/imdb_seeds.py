@@ -22,12 +22,13 @@ import sklearn
 import tomli_w
 import torch
 
+from instructgpt.errors import DataError
 from instructgpt.evaluation.sentiment import parts, systems
 from instructgpt.evaluation.sentiment.measures import Array
 from instructgpt.evaluation.sentiment.settings import SentimentConfig
 from instructgpt.evaluation.sentiment.systems import Data, System
 from instructgpt.pipeline import RunConfig, run
-from instructgpt.runtime.files import write_json
+from instructgpt.runtime.files import write_text
 
 Kept = dict[str, Any]
 EXAMPLE = Path(__file__).parent.parent / "examples" / "imdb.toml"
@@ -84,39 +85,65 @@ def without_seed(config: SentimentConfig, data: Data, base: Path) -> Mapping[str
     }
 
 
-def keep(path: Path, data: Data, found: Mapping[str, System]) -> None:
-    """Write answers to a file, with the date and the machine."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+def tuning(seed: int, changes: Sequence[str] = ()) -> dict[str, Any]:
+    """How a seed is tuned: the settings of its stage, which all seeds share, and what was changed of them."""
+    (stage,) = (stage for stage in plan()["stage"] if stage.get("name") == f"sft_{seed}")
+    mine = sorted(change.partition(".")[2] for change in changes if change.startswith(f"sft_{seed}."))
+    return {key: value for key, value in stage.items() if key not in ("name", "seed")} | {"changes": mine}
+
+
+def keep(path: Path, data: Data, found: Mapping[str, System], tuned: Mapping[str, Any] | None = None) -> None:
+    """Write answers to a file, a system a line, with the date, the machine, and how the model was tuned."""
     machine = f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}"
-    kept = {
+    rows = {
         "date": date.today().isoformat(),
         "machine": f"{machine}, torch {torch.__version__}, scikit-learn {sklearn.__version__}",
         "data": data.identity,
-        "systems": {name: _row(system) for name, system in found.items()},
+        **({"tuning": dict(tuned)} if tuned else {}),
+        **{name: _row(system) for name, system in found.items()},
     }
-    write_json(path, kept)
+    lines = [f"{json.dumps(key)}: {json.dumps(value)}" for key, value in rows.items()]
+    write_text(path, "{\n" + ",\n".join(lines) + "\n}\n")
 
 
 def kept(path: Path, data: Data) -> Kept:
     """What `keep` wrote.
 
     Raises:
-        SystemExit: the file is about other reviews, or other views of them.
+        DataError: the file is damaged, or about other reviews or other views of them.
     """
-    found: Kept = json.loads(path.read_text(encoding="utf-8"))
-    if found["data"] != data.identity:
-        raise SystemExit(f"{path} is about other data ({found['data']}, not {data.identity}): move it away")
+    try:
+        found: Kept = json.loads(path.read_text(encoding="utf-8"))
+        about = found["data"]
+    except (ValueError, KeyError, TypeError) as error:
+        cure = "get it back from git, or remove it to run that part again"
+        raise DataError("these kept answers can't be read", str(path), cure) from error
+    if about != data.identity:
+        cure = "name the reviews that they are about, or remove the file to run that part again"
+        raise DataError("these answers are about other reviews, or other views of them", str(path), cure)
     return found
 
 
-def joined(kept: Sequence[Kept]) -> dict[str, System]:
-    """All systems with the seeds of all files, in the page's order."""
-    names = {name for file in kept for name in file["systems"]}
-    return {
-        name: _join([_system(file["systems"][name]) for file in kept if name in file["systems"]])
-        for name in ORDER
-        if name in names
-    }
+def joined(kept: Mapping[str, Kept]) -> dict[str, System]:
+    """All systems with the seeds of all files, in the page's order.
+
+    Args:
+        kept: name of the file -> what is in it.
+
+    Raises:
+        DataError: no model was tuned yet, a baseline is missing, or seeds were tuned in different ways.
+    """
+    ways = {name: file["tuning"] for name, file in kept.items() if "tuning" in file}
+    first = next(iter(ways), "")
+    for name, way in ways.items():
+        if way != ways[first]:
+            cure = "remove one of the files, and run that seed again"
+            raise DataError(f"{name} was tuned with other settings than {first}", "docs/results/imdb", cure)
+    found = {name: [_system(file[name]) for file in kept.values() if name in file] for name in ORDER}
+    if missing := [name for name in ORDER if not found[name]]:
+        cure = "run the same command without --page"
+        raise DataError(f"there are no answers of {', '.join(missing)} yet", "docs/results/imdb", cure)
+    return {name: _join(systems) for name, systems in found.items()}
 
 
 def log_odds(probabilities: Array) -> Array:
@@ -129,7 +156,9 @@ def log_odds(probabilities: Array) -> Array:
 def _row(system: System) -> Kept:
     return {
         "log_odds": np.round(log_odds(system.probabilities), 4).tolist(),
-        **{key: getattr(system, key) for key in ("train_loss", "curves", "seconds", "identity", "about")},
+        **{key: getattr(system, key) for key in ("train_loss", "curves", "seconds", "identity")},
+        # Where a checkpoint lay says nothing on another machine.
+        "about": {key: value for key, value in system.about.items() if key != "models"},
     }
 
 

@@ -283,7 +283,10 @@ def main() -> int:
     arguments = parser.parse_args()
     totals: dict[str, Counter[str]] = {}
     left: list[Mutant] = []
-    for name in arguments.parts.split(","):
+    names = arguments.parts.split(",")
+    if unknown := [name for name in names if name not in PARTS]:
+        parser.error(f"no part is called {', '.join(unknown)}: choose of {', '.join(PARTS)}")
+    for name in names:
         if arguments.report_only:
             work = WORK / name
             found = statuses(work)
@@ -301,4 +304,8 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    try:
+        raise SystemExit(main())
+    except KeyboardInterrupt:
+        print("Interrupted: what was tried is kept, and the same command goes on.", file=sys.stderr)
+        raise SystemExit(130) from None

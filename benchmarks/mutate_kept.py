@@ -11,15 +11,24 @@ import json
 from pathlib import Path
 from typing import Any
 
+from instructgpt.runtime.files import write_text
+
 Kept = dict[str, dict[str, list[Any]]]
 
 
 def restore(kept: Path, work: Path) -> None:
-    """Give a work folder without results those of the file, if there is one: mutmut goes on from them."""
+    """Give a work folder without results those of the file, if there is one: mutmut goes on from them.
+
+    Raises:
+        SystemExit: the file is damaged.
+    """
     mutants = work / "mutants"
     if mutants.exists() or not kept.exists():
         return
-    found: Kept = json.loads(kept.read_text(encoding="utf-8"))
+    try:
+        found: Kept = json.loads(kept.read_text(encoding="utf-8"))
+    except ValueError:
+        raise SystemExit(f"{kept} can't be read: get it back from git, or remove it to begin anew") from None
     for file, functions in found.items():
         module = file.removesuffix(".py").replace("/", ".")
         codes = {
@@ -40,7 +49,8 @@ def restore(kept: Path, work: Path) -> None:
 
 
 def save(work: Path, kept: Path) -> None:
-    """Write what became of the changes in a work folder so far, a function a line."""
+    """Write what became of the changes in a work folder so far, a function a line; without any the
+    file stays as it is."""
     mutants = work / "mutants"
     files = []
     for path in sorted(mutants.rglob("*.meta")):
@@ -60,5 +70,5 @@ def save(work: Path, kept: Path) -> None:
         if rows:
             name = json.dumps(path.relative_to(mutants).as_posix().removesuffix(".meta"))
             files.append(f"  {name}: {{\n" + ",\n".join(rows) + "\n  }")
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    kept.write_text("{\n" + ",\n".join(files) + "\n}\n", encoding="utf-8")
+    if files:
+        write_text(kept, "{\n" + ",\n".join(files) + "\n}\n")

@@ -9,6 +9,7 @@ import pytest
 
 from benchmarks import imdb_seeds
 from benchmarks.imdb import page
+from instructgpt.errors import DataError
 from instructgpt.evaluation.sentiment.lstm import Sequences
 from instructgpt.evaluation.sentiment.systems import Data, Side, System
 from instructgpt.recipe import read_plan
@@ -90,29 +91,60 @@ def data() -> Data:
     return Data(nothing, nothing, nothing, {"train": "aa", "test": "bb"})
 
 
-def test_kept_seeds_are_joined_in_order(data: Data, tmp_path: Path) -> None:
-    """Answers of two seeds from files of their own, the baselines' between them; a loss stays what it was."""
-    sure = [1e-9, 1 - 1e-9, 0.3]
-    for name, systems in (
-        (
-            "seed-0",
-            {"sft": answers([0.1, 0.9, 0.5001], train_seconds=[60.0]), "lstm": answers([0.2, 0.7, 0.6])},
-        ),
-        ("baselines", {"logistic": answers([0.4, 0.6, 0.1], cost=3.0)}),
-        ("seed-1", {"sft": answers(sure, train_seconds=[70.0]), "lstm": answers([0.3, 0.8, 0.4])}),
-    ):
-        imdb_seeds.keep(tmp_path / f"{name}.json", data, systems)
-    kept = [imdb_seeds.kept(tmp_path / f"{name}.json", data) for name in ("seed-0", "baselines", "seed-1")]
-    found = imdb_seeds.joined(kept)
-    assert list(found) == ["sft", "logistic", "lstm"]
+SURE = [1e-9, 1 - 1e-9, 0.3]
+
+
+@pytest.fixture
+def files(data: Data, tmp_path: Path) -> Path:
+    """Answers of two seeds from files of their own, and the baselines'."""
+    way = imdb_seeds.tuning(0)
+    first = {"sft": answers([0.1, 0.9, 0.5001], train_seconds=[60.0]), "lstm": answers([0.2, 0.7, 0.6])}
+    second = {"sft": answers(SURE, train_seconds=[70.0]), "lstm": answers([0.3, 0.8, 0.4])}
+    baselines = {"zero_shot": answers([0.5, 0.5, 0.5]), "logistic": answers([0.4, 0.6, 0.1], cost=3.0)}
+    imdb_seeds.keep(tmp_path / "seed-0.json", data, first, way)
+    imdb_seeds.keep(tmp_path / "seed-1.json", data, second, way)
+    imdb_seeds.keep(tmp_path / "baselines.json", data, baselines)
+    return tmp_path
+
+
+def read(files: Path, data: Data) -> dict[str, imdb_seeds.Kept]:
+    return {path.stem: imdb_seeds.kept(path, data) for path in sorted(files.glob("*.json"))}
+
+
+def test_kept_seeds_are_joined_in_order(data: Data, files: Path) -> None:
+    """A loss stays what it was, however sure the answer."""
+    found = imdb_seeds.joined(read(files, data))
+    assert list(found) == ["sft", "zero_shot", "logistic", "lstm"]
     sft = found["sft"]
-    np.testing.assert_allclose(sft.probabilities, [[0.1, 0.9, 0.5001], sure], atol=2e-5)
-    np.testing.assert_allclose(np.log(sft.probabilities[1]), np.log(sure), atol=1e-4)
+    np.testing.assert_allclose(sft.probabilities, [[0.1, 0.9, 0.5001], SURE], atol=2e-5)
+    np.testing.assert_allclose(np.log(sft.probabilities[1]), np.log(SURE), atol=1e-4)
     assert sft.about["train_seconds"] == [60.0, 70.0] and found["logistic"].about["cost"] == 3.0
     assert (sft.seconds, sft.train_loss, len(sft.curves)) == (20.0, 0.25, 2)
     assert found["lstm"].probabilities.shape == (2, 3)
-    with pytest.raises(SystemExit, match="is about other data"):
-        imdb_seeds.kept(tmp_path / "seed-0.json", replace(data, identity={"train": "cc"}))
+
+
+def test_what_does_not_belong_together_is_not_joined(data: Data, files: Path) -> None:
+    with pytest.raises(DataError, match="about other reviews"):
+        imdb_seeds.kept(files / "seed-0.json", replace(data, identity={"train": "cc"}))
+    seeds = {name: file for name, file in read(files, data).items() if name != "baselines"}
+    with pytest.raises(DataError, match="no answers of zero_shot, logistic yet"):
+        imdb_seeds.joined(seeds)
+    sft = {"sft": answers([0.1, 0.2, 0.3])}
+    imdb_seeds.keep(files / "seed-2.json", data, sft, imdb_seeds.tuning(2, ["sft_2.lr=1e-3"]))
+    with pytest.raises(DataError, match="seed-2 was tuned with other settings than seed-0"):
+        imdb_seeds.joined(read(files, data))
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"sft": 1}'])
+def test_a_damaged_file_is_named(data: Data, tmp_path: Path, text: str) -> None:
+    (tmp_path / "seed-0.json").write_text(text)
+    with pytest.raises(DataError, match=r"can't be read.*seed-0\.json.*from git"):
+        imdb_seeds.kept(tmp_path / "seed-0.json", data)
+
+
+def test_all_seeds_are_tuned_alike() -> None:
+    assert imdb_seeds.tuning(0) == imdb_seeds.tuning(1) == imdb_seeds.tuning(2)
+    assert imdb_seeds.tuning(1, ["sft_1.lr=1e-3", "sft_0.lr=1"])["changes"] == ["lr=1e-3"]
 
 
 def test_certain_answers_have_log_odds() -> None:

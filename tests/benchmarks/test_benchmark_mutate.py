@@ -166,3 +166,8 @@ def test_what_became_of_the_changes_is_kept_for_another_machine(tmp_path: Path) 
     mutate_kept.restore(kept, tmp_path / "one")
     mutate_kept.restore(tmp_path / "none.json", tmp_path / "three")
     assert meta.read_text() == before and not (tmp_path / "three").exists()
+    mutate_kept.save(tmp_path / "three", kept)  # mutmut did not get as far: what is kept stays
+    assert "x_double" in kept.read_text()
+    kept.write_text("{")
+    with pytest.raises(SystemExit, match="can't be read"):
+        mutate_kept.restore(kept, tmp_path / "three")

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks import imdb as benchmark
 from instructgpt.cli import main
 from instructgpt.data.jsonl import write_jsonl
 from instructgpt.data.records import read_demonstrations
@@ -184,3 +185,29 @@ def test_the_example_runs_from_the_weights_to_the_verdict(world: Path, tmp_path:
     )
     assert summary["systems"]["zero_shot"]["seeds"] == 1
     assert Path(summary["report"]).exists()
+
+
+@pytest.mark.slow
+def test_the_benchmark_makes_a_seed_at_a_time(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the weights to the page, each seed in a run folder of its own as on another machine."""
+    monkeypatch.setattr(benchmark, "KEPT", tmp_path / "kept")
+    monkeypatch.setattr(benchmark, "RESULTS", tmp_path / "imdb.md")
+    monkeypatch.setattr(benchmark, "FIGURE", tmp_path / "imdb.svg")
+    for number, seed in enumerate((2, 0), start=1):
+        short = [f"sft_{seed}.batch=8", f"sft_{seed}.dtype=float32", f"base.source={world / 'base'}"]
+        flags = ["--data", str(world), "--out", str(tmp_path / f"run-{seed}"), "--seeds", str(seed)]
+        monkeypatch.setattr("sys.argv", ["imdb", *flags, "--set", *short])
+        assert benchmark.main() == 1  # seeds are missing
+        assert f"**{3 - number} of 3 seeds have not been run yet.**" in (tmp_path / "imdb.md").read_text()
+    assert (tmp_path / "imdb.svg").read_text().startswith("<svg")
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "kept").iterdir()}
+    assert {path.name for path in kept} == {"seed-0.json", "seed-2.json", "baselines.json"}
+    assert benchmark.main() == 1
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    found = json.loads((tmp_path / "kept" / "seed-2.json").read_text())
+    assert len(found["sft"]["log_odds"][0]) == 24 and len(found["sft"]["about"]["train_seconds"]) == 1
+    assert [len(curve) for curve in found["sft"]["curves"]] == [3]
+    assert found["lstm"]["identity"]["seed"] == [2]
+    assert not any(str(tmp_path) in path.read_text() for path in kept)

@@ -77,3 +77,10 @@ def test_a_power_that_is_just_reached_is_enough() -> None:
     found = prompts_needed(0.6, power=power_of(100, 0.6))
     assert found == 100 and isinstance(found, int)
     assert detectable(30, power=power_of(30, 0.75)) == 0.75
+
+
+def test_a_small_power_is_found_where_certain_wins_have_none() -> None:
+    """With three prompts the power rises, and falls to nothing where every win is certain."""
+    assert power_of(3, 1.0) == 0.0 < 0.15
+    found = detectable(3, power=0.15)
+    assert 0.5 < found < 1.0 and power_of(3, found) == pytest.approx(0.15, abs=1e-6)

@@ -23,6 +23,7 @@ from instructgpt.evaluation.best_of_n import run as best_of_n
 from instructgpt.evaluation.best_of_n_curve import best_of_n_curve
 from instructgpt.evaluation.best_of_n_report import PLOT, drawn_of, path_point, share_row, table
 from instructgpt.evaluation.frontier import shares
+from instructgpt.evaluation.optimum import optimum
 from instructgpt.rlhf.train import PPOConfig, train
 from instructgpt.runtime.checkpoint import final_checkpoint
 from instructgpt.runtime.device import release_memory
@@ -79,7 +80,10 @@ def measure(run: Path, out: Path, folders: Mapping[str, Path]) -> Summary:
             device=settings["device"],
         )
     )
-    return summary | {"shares": {"ppo_ptx": joined_shares(out / "best-of-n", summary, settings["seed"])}}
+    return summary | {
+        "shares": {"ppo_ptx": joined_shares(out / "best-of-n", summary, settings["seed"])},
+        "optima": optima(out / "best-of-n", summary),
+    }
 
 
 def joined_shares(folder: Path, summary: Summary, seed: int) -> list[dict[str, Any]]:
@@ -87,6 +91,41 @@ def joined_shares(folder: Path, summary: Summary, seed: int) -> list[dict[str, A
     curve = best_of_n_curve(drawn_of(_rows(folder / FILE)), [row["n"] for row in summary["curve"]])
     points = [path_point(row) for row in _rows(folder / PATH_FILE)]
     return [share_row(share) for share in shares(curve, points, seed)]
+
+
+def optima(folder: Path, summary: Summary) -> dict[str, dict[str, float]]:
+    """What each beta could have reached on the prompts of a best-of-n run, estimated from its replies."""
+    drawn = drawn_of(_rows(folder / FILE))
+    found = {}
+    for name in summary["paths"]:
+        best = optimum(drawn.rewards, _beta(name))
+        found[name] = {"reward": float(best.reward.mean()), "kl": float(best.kl.mean())}
+    return found
+
+
+def _beta(path: str) -> float:
+    return float(path.removeprefix("beta_"))
+
+
+def reached(summary: Summary) -> list[str]:
+    """Reward less beta x KL above the SFT model, a row a beta: of PPO-ptx, of the best n, of the optimum."""
+    curve = summary["curve"]
+    start = curve[0]["reward"]
+    rows = []
+    for name, best in summary["optima"].items():
+        beta, last = _beta(name), summary["paths"][name][-1]
+        chosen = max(curve, key=lambda row: row["reward"] - beta * row["kl_estimated"])
+        cells = []
+        for reward, kl in (
+            (last["reward"], last["kl"]),
+            (chosen["reward"], chosen["kl_estimated"]),
+            (best["reward"], best["kl"]),
+        ):
+            gain = reward - start
+            cells.append(f"{gain - beta * kl:.3f} = {gain:.3f} - {beta:g} x {kl:.3f}")
+        cells[1] += f" (n = {chosen['n']})"
+        rows.append(f"| {beta:g} | {' | '.join(cells)} |")
+    return rows
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:
@@ -140,7 +179,21 @@ def page(summaries: Mapping[str, Summary], rows: Sequence[str], missed: int) -> 
         "",
     ]
     for name, summary in summaries.items():
-        lines += [f"## {name}", "", "```", table(summary), "```", ""]
+        lines += [
+            f"## {name}",
+            "",
+            "What PPO maximises, mean reward less beta x KL, above the SFT model. The optimum is estimated "
+            "from the replies that best-of-n drew, and is a little too low (`evaluation/optimum.py`).",
+            "",
+            "| beta | PPO-ptx, last checkpoint | best-of-n | optimum |",
+            "|---|---|---|---|",
+            *reached(summary),
+            "",
+            "```",
+            table(summary),
+            "```",
+            "",
+        ]
     return "\n".join(lines)
 
 

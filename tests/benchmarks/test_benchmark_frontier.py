@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ def compared() -> dict[str, Any]:
         for kind in ("analytic", "estimated")
     ]
     curve = [{"n": 1, "kl": 0.0, "kl_estimated": 0.0, "reward": 0.0}]
-    return {"shares": {"ppo_ptx": shares}, "curve": curve}
+    return {"shares": {"ppo_ptx": shares}, "curve": curve, "paths": {}, "optima": {}}
 
 
 def test_shares_above_the_bound_miss_nothing() -> None:
@@ -56,6 +57,26 @@ def test_all_paths_are_one_set_of_checkpoints(tmp_path: Path) -> None:
     analytic = next(s for s in frontier.joined_shares(tmp_path, summary, 0) if s["kind"] == "analytic")
     assert analytic["kl"] == pytest.approx(0.19315, abs=1e-5)
     assert analytic["reward"]["mean"] == pytest.approx(0.5 + 0.4 * 0.09315 / 0.2, abs=1e-4)
+
+
+def test_what_each_beta_reached_stands_beside_what_it_could_have(tmp_path: Path) -> None:
+    """Rewards 0 and log 3 at beta 1: the optimum gains 0.75 log 3 - 0.5 log 3 of reward, and costs
+    log 2 - H(1/4) = 0.1308 nats. Best of 2 has 0.2747 of reward too, and 0.1 nats."""
+    (tmp_path / "best.jsonl").write_text(
+        json.dumps({"rewards": [0.0, math.log(3)], "logprobs": [-1.0, -1.0], "same": [0, 1]}) + "\n",
+        encoding="utf-8",
+    )
+    start = 0.5 * math.log(3)
+    curve = [
+        {"n": n, "kl": kl, "kl_estimated": kl, "reward": start + gain}
+        for n, kl, gain in ((1, 0.0, 0.0), (2, 0.1, 0.2747), (4, 0.9, 0.3))
+    ]
+    path = [{"reward": 0.0, "kl": 0.0}, {"reward": start + 0.15, "kl": 0.04}]
+    summary = {"curve": curve, "paths": {"beta_1": path}}
+    summary["optima"] = frontier.optima(tmp_path, summary)
+    assert frontier.reached(summary) == [
+        "| 1 | 0.110 = 0.150 - 1 x 0.040 | 0.175 = 0.275 - 1 x 0.100 (n = 2) | 0.144 = 0.275 - 1 x 0.131 |"
+    ]
 
 
 def swept() -> dict[str, Any]:

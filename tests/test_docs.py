@@ -33,6 +33,7 @@ MEASURED = {
             "interpolation",
             "tax",
             "frontier",
+            "imdb",
             "lora",
             "comparators",
             "flywheel",

@@ -13,11 +13,13 @@ import argparse
 import json
 import os
 import platform
+import sys
 from collections.abc import Mapping, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
 
+from instructgpt.errors import DataError, InstructGPTError
 from instructgpt.evaluation.best_of_n import FILE, PATH_FILE, BestOfNConfig
 from instructgpt.evaluation.best_of_n import run as best_of_n
 from instructgpt.evaluation.best_of_n_curve import best_of_n_curve
@@ -27,6 +29,7 @@ from instructgpt.evaluation.optimum import optimum
 from instructgpt.rlhf.train import PPOConfig, train
 from instructgpt.runtime.checkpoint import final_checkpoint
 from instructgpt.runtime.device import release_memory
+from instructgpt.runtime.files import write_text
 
 Summary = Mapping[str, Any]
 DOCS = Path(__file__).parent.parent / "docs"
@@ -47,9 +50,24 @@ PPO: dict[str, Any] = {
 }
 
 
+def demo_settings(run: Path) -> dict[str, Any]:
+    """Those of the demo's own PPO-ptx.
+
+    Raises:
+        DataError: it is no demo run, or one that did not get so far.
+    """
+    path = run / "ppo_ptx" / "config.json"
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["config"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        cure = f"make a demo run with `instructgpt demo --out {run}`, or name another"
+        raise DataError("there are no settings of PPO-ptx", str(path), cure) from error
+    return found
+
+
 def paths(run: Path, out: Path) -> dict[str, Path]:
     """Train PPO-ptx on the models of a demo run, once for each beta; name -> run folder."""
-    settings = json.loads((run / "ppo_ptx" / "config.json").read_text(encoding="utf-8"))["config"]
+    settings = demo_settings(run)
     folders = {}
     for beta in BETAS:
         folder = out / f"beta-{beta:g}"
@@ -63,7 +81,7 @@ def paths(run: Path, out: Path) -> dict[str, Path]:
 
 def measure(run: Path, out: Path, folders: Mapping[str, Path]) -> Summary:
     """Best-of-n of the demo's SFT model with the checkpoints on its axes; shares of all betas as one set."""
-    settings = json.loads((run / "ppo_ptx" / "config.json").read_text(encoding="utf-8"))["config"]
+    settings = demo_settings(run)
     summary = best_of_n(
         BestOfNConfig(
             model=str(final_checkpoint(run / "sft")),
@@ -197,25 +215,34 @@ def page(summaries: Mapping[str, Summary], rows: Sequence[str], missed: int) -> 
     return "\n".join(lines)
 
 
-def main() -> int:
+def write(runs: Sequence[Path], into: Path) -> int:
     """Train, measure, write the page."""
+    summaries: dict[str, Summary] = {}
+    for folder in runs:
+        out = into / folder.name
+        summaries[folder.name] = measure(folder, out, paths(folder, out))
+    rows, missed = check(summaries)
+    text = page(summaries, rows, missed)
+    write_text(RESULTS, text)
+    write_text(FIGURE, (into / next(iter(summaries)) / "best-of-n" / PLOT).read_text(encoding="utf-8"))
+    print(text)
+    return 1 if missed else 0
+
+
+def main() -> int:
+    """Exit code 2: a flag, a file or a model can't be used; 130: interrupted."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", default="runs/verify/seed-0", help="finished demo runs, commas between")
     parser.add_argument("--out", default="runs/frontier", help="folder of what is trained and measured here")
     arguments = parser.parse_args()
-    summaries: dict[str, Summary] = {}
-    for folder in map(Path, arguments.runs.split(",")):
-        out = Path(arguments.out) / folder.name
-        summaries[folder.name] = measure(folder, out, paths(folder, out))
-    rows, missed = check(summaries)
-    text = page(summaries, rows, missed)
-    RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    RESULTS.write_text(text, encoding="utf-8")
-    FIGURE.parent.mkdir(parents=True, exist_ok=True)
-    first = Path(arguments.out) / next(iter(summaries)) / "best-of-n" / PLOT
-    FIGURE.write_text(first.read_text(encoding="utf-8"), encoding="utf-8")
-    print(text)
-    return 1 if missed else 0
+    try:
+        return write([Path(name) for name in arguments.runs.split(",")], Path(arguments.out))
+    except InstructGPTError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("Interrupted. To mend it: run the same command again; it goes on from there.", file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":

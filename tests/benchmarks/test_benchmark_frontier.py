@@ -79,6 +79,19 @@ def test_what_each_beta_reached_stands_beside_what_it_could_have(tmp_path: Path)
     ]
 
 
+@pytest.mark.parametrize("written", [None, "", "{", "[]", "{}"])
+def test_a_folder_that_is_no_demo_run_is_one_paragraph(
+    written: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if written is not None:
+        (tmp_path / "ppo_ptx").mkdir()
+        (tmp_path / "ppo_ptx" / "config.json").write_text(written, encoding="utf-8")
+    monkeypatch.setattr("sys.argv", ["frontier", "--runs", str(tmp_path), "--out", str(tmp_path / "out")])
+    assert frontier.main() == 2
+    said = capsys.readouterr().err.strip()
+    assert "To mend it: make a demo run" in said and str(tmp_path / "ppo_ptx") in said and "\n" not in said
+
+
 def swept() -> dict[str, Any]:
     good = {"name": "a", "ptx_coef": 0.5, "beta": 0.1, "recovered": interval(0.95), "cost": interval(0.1)}
     dear = {"name": "b", "ptx_coef": 0.0, "beta": 2.0, "recovered": interval(0.95), "cost": interval(0.5)}

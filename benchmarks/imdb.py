@@ -50,7 +50,7 @@ def page(summary: Summary, made: Mapping[str, str]) -> str:
         "",
         "`python -m benchmarks.imdb --data DATA`. This page is written by `benchmarks/imdb.py` from the "
         "answers in `docs/results/imdb/` ([what is measured](../sentiment.md)).",
-        *([f"**{missing} of {len(SEEDS)} seeds have not been run yet.**"] if missing else []),
+        *(["", f"**{missing} of {len(SEEDS)} seeds have not been run yet.**"] if missing else []),
         "",
         f"IMDb (Maas et al. 2011): {counts['train'] + counts['valid']:,} training reviews, of which "
         f"{counts['valid']} (by film) say when to stop, and {counts['test']:,} test reviews of other films. "
@@ -106,7 +106,7 @@ def _verdict(summary: Summary) -> str:
     if summary["above_both"]:
         return f"**Holds**: {first} is above both baselines in accuracy, and neither interval holds 0."
     missed = [
-        f"{NAMES[name]} by {-found['mean']:.3f}" if found["mean"] < 0 else f"{NAMES[name]} within the noise"
+        f"{NAMES[name]} ({found['mean']:+.3f}{'' if found['mean'] < 0 else ', within the noise'})"
         for name in BASELINES
         if (found := summary["difference"][_pair(summary, name)]["accuracy"])["low"] <= 0
     ]

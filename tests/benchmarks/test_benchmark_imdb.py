@@ -52,7 +52,7 @@ def summary(above: float) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("above", "said"), [(0.015, "**Holds**"), (0.005, "within the noise"), (-0.02, "by 0.020")]
+    ("above", "said"), [(0.015, "**Holds**"), (0.005, "(+0.005, within the noise)"), (-0.02, "(-0.020)")]
 )
 def test_the_verdict_is_the_intervals(above: float, said: str) -> None:
     text = page(summary(above), {})

@@ -1,9 +1,9 @@
 """The policy that PPO aims at, estimated from replies of the model it starts from.
 
 Of all policies pi, mean reward less beta x KL(pi, p) is largest for pi* = p exp(r / beta) / Z, and is there
-beta log Z above a reward of 0 (arXiv:2305.18290, App. A.1). With N replies of p to a prompt, pi* is the softmax of r / beta
-over them. E log of a mean of N is at most the log of its expectation: the objective estimated is a little too
-low, and more so for a small beta, where the estimated KL can't pass log N either.
+beta log Z above a reward of 0 (arXiv:2305.18290, App. A.1). With N replies of p to a prompt, pi* is the
+softmax of r / beta over them. E log of a mean of N is at most the log of its expectation: the objective
+estimated is a little too low, and more so for a small beta, where the estimated KL can't pass log N either.
 """
 
 from __future__ import annotations

@@ -92,7 +92,7 @@ def ready(page: Any) -> None:
 
 
 def replied(page: Any, count: int = 1) -> None:
-    """Until so many replies are complete, and shown as they stay (the last words stand plain for a moment)."""
+    """Until so many replies are complete, and shown as they stay (last words stand plain for a moment)."""
     page.locator(".turn.reply > .tools").nth(count - 1).wait_for()
     page.wait_for_function("!document.querySelector('.turn.reply .tail')")
 

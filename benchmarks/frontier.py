@@ -66,7 +66,7 @@ def demo_settings(run: Path, stage: str) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["config"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         cure = f"make a demo run with `instructgpt demo --out {run}`, or name another"
-        raise DataError(f"there are no settings of {stage}", str(path), cure) from error
+        raise DataError(f"there are no settings of the stage {stage}", str(path), cure) from error
     return found
 
 

@@ -84,12 +84,12 @@ def test_a_folder_that_is_no_demo_run_is_one_paragraph(
     written: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     if written is not None:
-        (tmp_path / "ppo_ptx").mkdir()
-        (tmp_path / "ppo_ptx" / "config.json").write_text(written, encoding="utf-8")
+        (tmp_path / "reward").mkdir()
+        (tmp_path / "reward" / "config.json").write_text(written, encoding="utf-8")
     monkeypatch.setattr("sys.argv", ["frontier", "--runs", str(tmp_path), "--out", str(tmp_path / "out")])
     assert frontier.main() == 2
     said = capsys.readouterr().err.strip()
-    assert "To mend it: make a demo run" in said and str(tmp_path / "ppo_ptx") in said and "\n" not in said
+    assert "To mend it: make a demo run" in said and str(tmp_path / "reward") in said and "\n" not in said
 
 
 def swept() -> dict[str, Any]:

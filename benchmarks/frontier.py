@@ -17,6 +17,7 @@ import platform
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import date
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -73,8 +74,9 @@ def demo_settings(run: Path, stage: str) -> dict[str, Any]:
 def reward_models(run: Path, out: Path) -> Path:
     """Train `MEMBERS` reward models as the demo trained its one; their folder."""
     folder = out / "reward"
-    settings = demo_settings(run, "reward") | {"members": MEMBERS, "save_every": 0, "out": str(folder)}
-    train_reward(RewardConfig(**settings))
+    values = demo_settings(run, "reward") | {"members": MEMBERS, "save_every": 0, "out": str(folder)}
+    known = {name: value for name, value in values.items() if name in RewardConfig.__dataclass_fields__}
+    train_reward(RewardConfig(**known))
     release_memory()
     return folder
 
@@ -233,6 +235,8 @@ def page(summaries: Mapping[str, Summary], rows: Sequence[str], missed: int) -> 
 
 def write(runs: Sequence[Path], into: Path) -> int:
     """Train, measure, write the page."""
+    for folder, stage in product(runs, ("reward", "ppo_ptx")):
+        demo_settings(folder, stage)  # what is missing is said before hours of training, not after
     summaries: dict[str, Summary] = {}
     for folder in runs:
         out = into / folder.name

@@ -79,17 +79,26 @@ def test_what_each_beta_reached_stands_beside_what_it_could_have(tmp_path: Path)
     ]
 
 
+@pytest.mark.parametrize("stage", ["reward", "ppo_ptx"])
 @pytest.mark.parametrize("written", [None, "", "{", "[]", "{}"])
 def test_a_folder_that_is_no_demo_run_is_one_paragraph(
-    written: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    written: str | None,
+    stage: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    monkeypatch.setattr(frontier, "train_reward", lambda _: pytest.fail("trained before all was looked at"))
+    for other in ("reward", "ppo_ptx"):
+        (tmp_path / other).mkdir()
+        (tmp_path / other / "config.json").write_text('{"config": {}}', encoding="utf-8")
+    (tmp_path / stage / "config.json").unlink()
     if written is not None:
-        (tmp_path / "reward").mkdir()
-        (tmp_path / "reward" / "config.json").write_text(written, encoding="utf-8")
+        (tmp_path / stage / "config.json").write_text(written, encoding="utf-8")
     monkeypatch.setattr("sys.argv", ["frontier", "--runs", str(tmp_path), "--out", str(tmp_path / "out")])
     assert frontier.main() == 2
     said = capsys.readouterr().err.strip()
-    assert "To mend it: make a demo run" in said and str(tmp_path / "reward") in said and "\n" not in said
+    assert "To mend it: make a demo run" in said and str(tmp_path / stage) in said and "\n" not in said
 
 
 def swept() -> dict[str, Any]:
